@@ -1,1 +1,1 @@
-"""The embedded default for the `local` stack: a single-node Kubernetes with KServe, a gateway, an S3 and a Hub endpoint, on this machine."""
+"""The embedded default for the `local` stack: Kubernetes on one node, KServe, a gateway, an S3 and a Hub endpoint."""

@@ -129,7 +129,7 @@ class Paths:
 
     @property
     def lock(self) -> Path:
-        """Held by the one `up` or `down` at work. Beside the state, so that `down` can remove the state while it holds it."""
+        """Held by the one `up` or `down` at work. Beside the state, so that `down` can remove the state under it."""
         return self.state.with_name(f"{self.state.name}.lock")
 
     @property
@@ -149,7 +149,7 @@ class Paths:
 
 
 def default_paths(environment: Mapping[str, str] = os.environ) -> Paths:
-    """The two roots from LLM_SERVING_CACHE and LLM_SERVING_STATE, else the XDG directories, else ~/.cache and ~/.local/state."""
+    """The two roots: LLM_SERVING_CACHE and LLM_SERVING_STATE, else XDG's directories, else ~/.cache and ~/.local/state."""
     home = Path(environment.get("HOME") or Path.home())
 
     def root(own: str, xdg: str, fallback: str) -> Path:
