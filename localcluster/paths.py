@@ -30,6 +30,9 @@ GATEWAY_PORT = 8888
 S3_REGION = "us-east-1"
 PULUMI_PASSPHRASE = "local"  # protects nothing but a laptop's own stack; it is no secret
 
+# Bridge names and ports belong to the machine: there is one local cluster on it, and one lock for `up` and `down`.
+LOCK = Path("/run/llm-serving.lock")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -128,11 +131,6 @@ class Paths:
         return self.cluster / "cni"
 
     @property
-    def lock(self) -> Path:
-        """Held by the one `up` or `down` at work. Beside the state, so that `down` can remove the state under it."""
-        return self.state.with_name(f"{self.state.name}.lock")
-
-    @property
     def timings(self) -> Path:
         """How long each phase of the last `up` took, as JSON."""
         return self.cluster / "timings.json"
@@ -149,7 +147,7 @@ class Paths:
 
 
 def default_paths(environment: Mapping[str, str] = os.environ) -> Paths:
-    """The two roots: LLM_SERVING_CACHE and LLM_SERVING_STATE, else XDG's directories, else ~/.cache and ~/.local/state."""
+    """The two roots: LLM_SERVING_CACHE and LLM_SERVING_STATE, else XDG's directories, else below the home directory."""
     home = Path(environment.get("HOME") or Path.home())
 
     def root(own: str, xdg: str, fallback: str) -> Path:
