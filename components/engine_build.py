@@ -1,0 +1,62 @@
+"""The build of one artifact: a chain of awaited Jobs, each named by the artifact's content address.
+
+A Job that fails stops the chain, and with it everything that depends on this component; the next `up` replaces it
+(`pulumi.com/replaceUnready`). A Job whose artifact is already in the store ends at once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from components.kubernetes.job import StoreAccess, awaited, job_args, store_environment
+from components.kubernetes.metadata import Scope
+from components.kubernetes.namespace import BUILDER
+from engine_jobs.recipe import Build, JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineBuildArgs:
+    """`model` is the name in the stack file."""
+
+    scope: Scope
+    model: str
+    build: Build
+    access: StoreAccess
+
+
+def build_job_args(args: EngineBuildArgs, spec: JobSpec) -> k8s.batch.v1.JobInitArgs:
+    key = args.build.artifact.short_key
+    return job_args(
+        args.scope,
+        spec,
+        name=f"{args.model}-{spec.name}-{key}",
+        service_account=BUILDER,
+        env=store_environment(args.access, hub=spec.needs_hub_token),
+        work_volume=True,
+        labels={
+            "app.kubernetes.io/component": "engine-build",
+            "llm-serving/model": args.model,
+            "llm-serving/artifact": key,
+        },
+    )
+
+
+class EngineBuild(pulumi.ComponentResource):
+    """The Jobs, in order. Depend on this component to come after a published artifact."""
+
+    def __init__(
+        self,
+        name: str,
+        args: EngineBuildArgs,
+        opts: pulumi.ResourceOptions | None = None,
+        *,
+        after: Sequence[pulumi.Resource] = (),
+    ) -> None:
+        super().__init__("llm-serving:engine:EngineBuild", name, None, opts)
+        before = after
+        for spec in args.build.jobs:
+            job = k8s.batch.v1.Job(f"{name}-{spec.name}", build_job_args(args, spec), awaited(self, spec, before))
+            before = (job,)
+        self.register_outputs({"artifact": args.build.artifact.path, "key": args.build.artifact.key})

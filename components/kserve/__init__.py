@@ -1,0 +1,1 @@
+"""KServe: runtimes, InferenceServices, and the routes to them."""

@@ -1,0 +1,1 @@
+"""What every Kubernetes cluster has: the provider, the models' namespace, its credentials, the work volume, Jobs."""

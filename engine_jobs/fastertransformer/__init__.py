@@ -1,0 +1,1 @@
+"""The FasterTransformer recipe: BLOOM checkpoints converted to FT's binaries, served by Triton."""

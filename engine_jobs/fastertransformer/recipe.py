@@ -1,0 +1,204 @@
+"""FasterTransformer: a BLOOM checkpoint converted to FT's binaries and served by Triton, with a tokenizing KServe transformer."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from engine_jobs.recipe import (
+    WORK_DIR,
+    Artifact,
+    Build,
+    JobSpec,
+    Model,
+    Plan,
+    Platform,
+    Port,
+    RecipeSettings,
+    Runtime,
+    Service,
+    Step,
+    Transformer,
+    artifact,
+    canonical_json,
+    content_key,
+)
+from engine_jobs.smoke_test.spec import GrpcProbe, HttpProbe, InferenceServiceTarget, SmokeTest, v2_probes
+
+NAME = "fastertransformer"
+"""The recipe's name, and that of the model inside Triton, which FT's own examples call so."""
+
+CPU_STAND_IN = "python-cpu-stand-in"
+
+Backend = Literal["fastertransformer", "python-cpu-stand-in"]
+
+
+class FasterTransformerSettings(RecipeSettings):
+    """What a stack file may say of this recipe."""
+
+    name: Literal["fastertransformer"]
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="Number of GPUs that the model is split over; divides its heads."
+    )
+    data_type: Literal["fp16", "fp32"] = Field("fp16", description="Type of the converted weights.")
+    backend: Backend = Field(
+        "fastertransformer",
+        description="Triton's backend: `fastertransformer` on a GPU; `python-cpu-stand-in` reads the same files with numpy.",
+    )
+    build_timeout_seconds: int = Field(
+        4 * 3600, ge=1, description="How long each Job of the build may take, in seconds."
+    )
+    start_timeout_seconds: int = Field(
+        1200, ge=1, description="How long the server may take to load the model, in seconds."
+    )
+
+
+class FasterTransformerRecipe:
+    settings = FasterTransformerSettings
+
+    def plan(self, model: Model, settings: FasterTransformerSettings, platform: Platform) -> Plan:
+        jobs_image = platform.image("jobs")
+        made = artifact(
+            NAME,
+            model,
+            {
+                "builder": jobs_image,
+                "tensorParallelSize": settings.tensor_parallel_size,
+                "dataType": settings.data_type,
+                "backend": settings.backend,
+            },
+        )
+        runtime = _runtime(model, settings, platform)
+        service = _service(model, made, platform)
+        return Plan(
+            build=Build(artifact=made, jobs=_jobs(model, settings, platform, made, jobs_image)),
+            runtime=runtime,
+            service=service,
+            smoke_test=lambda name: _smoke_test(
+                name, model, platform, content_key([made.key, repr(runtime), repr(service)])
+            ),
+        )
+
+
+def _jobs(
+    model: Model, settings: FasterTransformerSettings, platform: Platform, made: Artifact, image: str
+) -> tuple[JobSpec, ...]:
+    url = f"{platform.store}/{made.path}"
+    work = f"{WORK_DIR}/{made.short_key}"
+    unless_complete = ("python", "-m", "engine_jobs.unless_complete", "--artifact", url, "--")
+
+    def step(name: str, *command: str) -> Step:
+        return Step(name=name, command=(*unless_complete, "python", "-m", *command))
+
+    def job(name: str, *steps: Step, needs_hub_token: bool = False) -> JobSpec:
+        return JobSpec(
+            name=name,
+            image=image,
+            steps=steps,
+            resources=model.job_resources,
+            timeout_seconds=settings.build_timeout_seconds,
+            needs_hub_token=needs_hub_token,
+        )
+
+    split = str(settings.tensor_parallel_size)
+    endpoint = ("--endpoint", platform.hub_endpoint) if platform.hub_endpoint else ()
+    return (
+        job(
+            "fetch",
+            step(
+                "fetch",
+                "engine_jobs.fetch",
+                *("--model", model.source.model, "--revision", model.source.revision),
+                *("--output-dir", f"{work}/checkpoint", *endpoint),
+            ),
+            needs_hub_token=True,
+        ),
+        job(
+            "convert",
+            step(
+                "convert",
+                "engine_jobs.fastertransformer.convert",
+                *("--input-dir", f"{work}/checkpoint", "--output-dir", f"{work}/weights"),
+                *("--tensor-parallel-size", split, "--data-type", settings.data_type),
+            ),
+            step(
+                "repository",
+                "engine_jobs.fastertransformer.repository",
+                *("--weights-dir", f"{work}/weights/{split}-gpu", "--checkpoint-dir", f"{work}/checkpoint"),
+                *("--output-dir", f"{work}/repository", "--backend", settings.backend),
+                *("--tensor-parallel-size", split, "--data-type", settings.data_type),
+            ),
+        ),
+        job(
+            "publish",
+            step(
+                "publish",
+                "engine_jobs.publish",
+                *("--source-dir", f"{work}/repository", "--artifact", url, "--key", made.key),
+                *("--inputs", canonical_json(dict(made.inputs))),
+            ),
+        ),
+    )
+
+
+def _runtime(model: Model, settings: FasterTransformerSettings, platform: Platform) -> Runtime:
+    return Runtime(
+        name="tritonserver-ft",
+        image=platform.image("triton-cpu" if settings.backend == CPU_STAND_IN else "triton-ft"),
+        command=(
+            "tritonserver",
+            "--model-store=/mnt/models",
+            "--grpc-port=9000",
+            "--http-port=8080",
+            "--allow-grpc=true",
+            "--allow-http=true",
+        ),
+        ports=(Port(name="http1", number=8080), Port(name="h2c", number=9000)),
+        protocol_versions=("v2", "grpc-v2"),
+        model_format="triton",
+        model_format_version="2",
+        metrics_port=8002,
+        metrics_path="/metrics",
+        resources=model.predictor_resources,
+        ready_path="/v2/health/ready",
+        start_timeout_seconds=settings.start_timeout_seconds,
+        shared_memory="256Mi",
+    )
+
+
+def _service(model: Model, made: Artifact, platform: Platform) -> Service:
+    url = f"{platform.store}/{made.path}"
+    return Service(
+        storage_uri=url,
+        resources=model.predictor_resources,
+        transformer=Transformer(
+            image=platform.image("transformer"),
+            command=("python", "-m", "engine_jobs.fastertransformer.transformer"),
+            args=("--model_name", NAME, "--protocol", "v2", "--tokenizer_path", "/mnt/models/"),
+            storage_uri=f"{url}/{NAME}/1/tokenizer",
+            resources=model.transformer_resources,
+        ),
+    )
+
+
+def _smoke_test(service: str, model: Model, platform: Platform, subject: str) -> SmokeTest:
+    question = model.question
+    return SmokeTest(
+        name=model.name,
+        subject=subject,
+        target=InferenceServiceTarget(name=service, namespace=platform.namespace),
+        probes=(
+            *v2_probes(NAME),
+            HttpProbe(
+                name="predict",
+                method="POST",
+                path=f"/v1/models/{NAME}:predict",
+                body={"inputs": [{"input": question.prompt, "output_len": str(question.max_tokens)}]},
+                answer="/0/0",
+                expect_text=question.expect,
+            ),
+            GrpcProbe(name="grpc metadata", model=NAME, component="predictor"),
+        ),
+    )
+
+
+RECIPE = FasterTransformerRecipe()

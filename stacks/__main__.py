@@ -1,0 +1,49 @@
+"""`python -m stacks`: what can be asked of a stack file without an engine."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine_jobs.errors import UserError, run
+from stacks.settings import STACKS_DIR, stack_file
+
+SCHEMA_FILE = STACKS_DIR / "stack.schema.json"
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m stacks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    render = commands.add_parser("render", help="print every Kubernetes object that a stack would make, as YAML")
+    which = render.add_mutually_exclusive_group(required=True)
+    which.add_argument("--stack", help="a stack of stacks/, by name")
+    which.add_argument("--file", type=Path, help="a stack file anywhere")
+    schema = commands.add_parser("schema", help="the JSON schema of stack files, for editors")
+    schema.add_argument("--check", action="store_true", help=f"only say whether {SCHEMA_FILE.name} is up to date")
+    args = parser.parse_args(argv)
+    if args.command == "render":
+        _render(args.stack, args.file)
+    else:
+        _schema(check=args.check)
+
+
+def _render(stack: str | None, file: Path | None) -> None:
+    from stacks.render import render, to_yaml
+
+    path = file or stack_file(str(stack))
+    name = stack or path.stem.removeprefix("Pulumi.")
+    print(to_yaml(render(name, path)), end="")
+
+
+def _schema(*, check: bool) -> None:
+    from stacks.schema import stack_schema
+
+    text = json.dumps(stack_schema(), indent=2) + "\n"
+    if not check:
+        SCHEMA_FILE.write_text(text)
+    elif SCHEMA_FILE.read_text() != text:
+        raise UserError(f"{SCHEMA_FILE}: behind the settings model; run `python -m stacks schema`")
+
+
+if __name__ == "__main__":
+    run(main)

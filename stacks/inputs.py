@@ -1,0 +1,133 @@
+"""What the program is given: settings, credentials, and two questions that only a network can answer.
+
+`from_engine` is for a run by Pulumi; `for_rendering` needs no engine, cluster, network or credentials.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pulumi
+
+from engine_jobs.errors import UserError
+from engine_jobs.recipe import Artifact
+from stacks.planning import Resolve, as_written
+from stacks.settings import PROJECT, Settings, parse_settings, stack_file
+
+SECRETS = ("hfToken", "s3AccessKeyId", "s3SecretAccessKey")
+PLACEHOLDER = "<secret>"
+
+BUILT = "reused: it is in the store"
+TO_BUILD = "to be built"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreKeys:
+    """The artifact store's credentials, as secret Outputs."""
+
+    access_key_id: pulumi.Input[str]
+    secret_access_key: pulumi.Input[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """`artifact_state` says of an artifact whether it will be built or is there already, in words, for the preview.
+    `live`: resources will be made, and can be asked."""
+
+    stack: str
+    live: bool
+    settings: Settings
+    store_keys: StoreKeys
+    hub_token: pulumi.Input[str] | None
+    resolve: Resolve
+    artifact_state: Callable[[Artifact], str]
+
+
+def from_engine() -> Inputs:
+    """The inputs of a run by Pulumi. A secret config of the stack beats what boto3 and huggingface_hub find on this machine."""
+    config, stack = pulumi.Config(PROJECT), pulumi.get_stack()
+    secrets = {key: config.get(key) for key in SECRETS}
+    values = {key: config.get_object(key) for key in ("platform", "models") if config.get(key) is not None}
+    settings = parse_settings({**values, **{k: v for k, v in secrets.items() if v}}, stack_file(stack))
+    access_key, secret_key = _store_keys(secrets, stack)
+    hub_token = secrets["hfToken"] or _hub_token()
+    return Inputs(
+        stack=stack,
+        live=True,
+        settings=settings,
+        store_keys=StoreKeys(
+            access_key_id=pulumi.Output.secret(access_key), secret_access_key=pulumi.Output.secret(secret_key)
+        ),
+        hub_token=pulumi.Output.secret(hub_token) if hub_token else None,
+        resolve=_resolve_on_hub(settings.platform.hub.endpoint, hub_token),
+        artifact_state=_ask_store(settings, access_key, secret_key),
+    )
+
+
+def for_rendering(stack: str, file: Path, config: dict[str, Any]) -> Inputs:
+    return Inputs(
+        stack=stack,
+        live=False,
+        settings=parse_settings(config, file),
+        store_keys=StoreKeys(access_key_id=PLACEHOLDER, secret_access_key=PLACEHOLDER),
+        hub_token=PLACEHOLDER,
+        resolve=as_written,
+        artifact_state=lambda _: TO_BUILD,
+    )
+
+
+def _store_keys(secrets: dict[str, str | None], stack: str) -> tuple[str, str]:
+    key, secret = secrets["s3AccessKeyId"], secrets["s3SecretAccessKey"]
+    if bool(key) != bool(secret):
+        absent = "s3SecretAccessKey" if key else "s3AccessKeyId"
+        raise UserError(
+            f"stack {stack}: {PROJECT}:{absent}: missing beside its other half; `pulumi config set --secret {absent} …`"
+        )
+    if key and secret:
+        return key, secret
+    import boto3
+
+    found = boto3.Session().get_credentials()
+    if found is None:
+        raise UserError(
+            f"stack {stack}: no credentials for the artifact store: neither {PROJECT}:s3AccessKeyId and s3SecretAccessKey "
+            "(`pulumi config set --secret s3AccessKeyId …`) nor what boto3 looks for (AWS_ACCESS_KEY_ID, AWS_PROFILE, "
+            'AWS_SHARED_CREDENTIALS_FILE). For the local stack: eval "$(make -s env)"'
+        )
+    frozen = found.get_frozen_credentials()
+    return str(frozen.access_key), str(frozen.secret_key)
+
+
+def _hub_token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def _resolve_on_hub(endpoint: str | None, token: str | None) -> Resolve:
+    def resolve(model: str, revision: str) -> str:
+        from engine_jobs.fetch import resolve_revision
+
+        return resolve_revision(model, revision, endpoint=endpoint, token=token)
+
+    return resolve
+
+
+def _ask_store(settings: Settings, access_key: str, secret_key: str) -> Callable[[Artifact], str]:
+    store = settings.platform.store
+    os.environ.setdefault("AWS_REGION", store.region)
+
+    def state(artifact: Artifact) -> str:
+        from engine_jobs.store import ArtifactStore
+
+        try:
+            there = ArtifactStore.from_url(
+                store.url, endpoint=store.endpoint, access_key_id=access_key, secret_access_key=secret_key
+            ).is_complete(artifact.path)
+        except UserError as error:
+            return f"built, unless it is in the store, which could not be asked ({error})"
+        return BUILT if there else TO_BUILD
+
+    return state

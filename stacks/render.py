@@ -1,0 +1,66 @@
+"""Every Kubernetes object that a stack would make, as YAML, from the same program: no engine, cluster, network or credentials."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import yaml
+from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks, set_mocks
+
+from engine_jobs.errors import UserError
+from stacks.inputs import for_rendering
+from stacks.settings import PROJECT, read_stack_file
+
+_FIRST = {"apiVersion": 0, "kind": 1, "metadata": 2, "name": 3}
+
+PROGRAM = Path(__file__).parent.parent / "__main__.py"
+
+
+class _Recorder(Mocks):
+    """Stands where the engine would: answers each resource with its own inputs and keeps those of Kubernetes kinds."""
+
+    def __init__(self) -> None:
+        self.objects: list[dict[str, Any]] = []
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[Any, Any]]:
+        if args.typ.startswith("kubernetes:") and args.custom and not args.resource_id:
+            self.objects.append(args.inputs)
+        metadata = args.inputs.get("metadata", {})
+        return f"{metadata.get('namespace', '')}/{metadata.get('name', args.name)}", args.inputs
+
+    def call(self, args: MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        raise UserError(f"the program calls {args.token}, which nothing can answer without an engine")
+
+
+def render(stack: str, file: Path) -> list[dict[str, Any]]:
+    """The objects, in the order of kind, namespace and name. Raises UserError for a mistake in the stack file."""
+    inputs = for_rendering(stack, file, read_stack_file(file))
+    recorder = _Recorder()
+    set_mocks(recorder, project=PROJECT, stack=stack, preview=False)
+    deploy = runpy.run_path(str(PROGRAM), run_name=PROJECT)["deploy"]
+
+    pulumi.runtime.test(lambda: deploy(inputs))()
+    return sorted(recorder.objects, key=_order)
+
+
+def to_yaml(objects: list[dict[str, Any]]) -> str:
+    return yaml.safe_dump_all(map(_tidy, objects), sort_keys=False, width=120, allow_unicode=True, explicit_start=True)
+
+
+def _tidy(value: Any) -> Any:
+    """Keys sorted, behind those that name an object; whole numbers as such (the engine's protocol knows only doubles)."""
+    match value:
+        case dict():
+            return {key: _tidy(value[key]) for key in sorted(value, key=lambda k: (_FIRST.get(k, len(_FIRST)), k))}
+        case list():
+            return [_tidy(item) for item in value]
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value
+
+
+def _order(body: dict[str, Any]) -> tuple[str, str, str]:
+    metadata = body.get("metadata", {})
+    return body.get("kind", ""), metadata.get("namespace", ""), metadata.get("name", "")
