@@ -179,7 +179,10 @@ def _json(data: str | None) -> Json:
 
 
 def _read(path: str) -> str:
-    return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    try:
+        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not text in UTF-8: {error}") from None
 
 
 def _leave(path: str | None, message: str) -> None:

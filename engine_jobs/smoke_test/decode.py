@@ -54,8 +54,6 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 def _decode_value(hint: Any, value: Json, where: str) -> object:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint == Json:
-        return value
     if origin in (types.UnionType, typing.Union):
         return _decode_union(arguments, value, where)
     if origin is typing.Literal:
@@ -82,7 +80,9 @@ def _decode_value(hint: Any, value: Json, where: str) -> object:
 
 
 def _decode_union(members: tuple[Any, ...], value: Json, where: str) -> object:
-    """A union is either of dataclasses that carry a `kind`, or of plain types and None."""
+    """A union is `Json` (the only one with a dict in it), or of dataclasses that carry a `kind`, or of plain types."""
+    if any(typing.get_origin(member) is dict for member in members):
+        return value
     if value is None and type(None) in members:
         return None
     classes = {getattr(member, KIND): member for member in members if hasattr(member, KIND)}

@@ -14,6 +14,7 @@ from typing import Any
 
 import kubernetes
 import urllib3
+import yaml
 
 from engine_jobs.smoke_test.attempts import Deadline, ProbeFailed
 from engine_jobs.smoke_test.endpoint import ClusterAccess, Endpoint
@@ -86,7 +87,7 @@ def _api_client(access: ClusterAccess) -> Iterator[Any]:
             kubernetes.config.load_kube_config(
                 config_file=access.kubeconfig, context=access.context, client_configuration=configuration
             )
-    except (kubernetes.config.ConfigException, OSError) as error:
+    except (kubernetes.config.ConfigException, yaml.YAMLError, OSError) as error:
         source = access.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         raise ProbeFailed(
             f"no cluster to ask: {error} (kubeconfig {source}, context {access.context or 'current'}). "
@@ -136,24 +137,31 @@ def _what_is_missing(
         missing += told or ["it has no conditions yet: does the KServe controller run?"]
         if failure:
             missing.append(_words(f"model failure at {failure.get('location') or 'the predictor'}", failure))
-    for deployment in deployments:
-        missing += _roll_out(deployment, pod_labels)
-    if not missing and pod_labels and not deployments:
-        missing.append("it has no Deployment yet")
+    current = [each for each in deployments if _carries(each, pod_labels)]
+    # Knative keeps an old revision's Deployment, scaled to nothing.
+    outdated = [each for each in deployments if each not in current and each["spec"].get("replicas", 1) > 0]
+    missing += [f"Deployment {each['metadata']['name']} still lacks {_labels(pod_labels)}" for each in outdated]
+    if pod_labels and not current:
+        missing.append(f"it has no Deployment with {_labels(pod_labels)} yet")
+    for deployment in current:
+        missing += _roll_out(deployment)
     if not missing and not status.get("url"):
         missing.append("it is Ready but has no .status.url yet")
     return missing
 
 
-def _roll_out(deployment: Mapping[str, Any], pod_labels: Mapping[str, str]) -> list[str]:
+def _carries(deployment: Mapping[str, Any], pod_labels: Mapping[str, str]) -> bool:
+    labels = deployment["spec"]["template"]["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in pod_labels.items())
+
+
+def _labels(pod_labels: Mapping[str, str]) -> str:
+    return "the label " + ", ".join(f"{key}={value}" for key, value in pod_labels.items())
+
+
+def _roll_out(deployment: Mapping[str, Any]) -> list[str]:
     """What keeps the Deployment from serving its present template with all of its replicas."""
     name, spec, status = deployment["metadata"]["name"], deployment["spec"], deployment.get("status") or {}
-    labels = spec["template"]["metadata"].get("labels") or {}
-    for key, value in pod_labels.items():
-        if labels.get(key) != value:
-            return [
-                f"Deployment {name}: label {key} is {labels.get(key)}, {value} is wanted: it is still to be updated"
-            ]
     wanted = spec.get("replicas", 1)
     updated, present, ready = (status.get(key, 0) for key in ("updatedReplicas", "replicas", "readyReplicas"))
     if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):

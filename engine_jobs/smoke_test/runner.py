@@ -29,7 +29,7 @@ def run_smoke_test(
             from engine_jobs.smoke_test.inference_service import wait_until_serving
 
             endpoint = wait_until_serving(test.target, cluster or ClusterAccess(), deadline, report)
-            ready_seconds = deadline.spent()
+            ready_seconds = round(deadline.spent(), 3)
         else:
             endpoint = Endpoint(url=test.target.url, host=test.target.host)
         for probe in test.probes:
@@ -46,7 +46,7 @@ def run_smoke_test(
         url=endpoint.url if endpoint else None,
         host=(endpoint.host or urllib.parse.urlsplit(endpoint.url).netloc) if endpoint else None,
         ready_seconds=ready_seconds,
-        seconds=deadline.spent(),
+        seconds=round(deadline.spent(), 3),
         probes=tuple(results),
         error=error,
     )

@@ -171,6 +171,9 @@ class SmokeTest:
         for key in ("deadline_s", "request_timeout_s", "attempts"):
             if getattr(self, key) <= 0:
                 raise UserError(f"smoke test {self.name!r}: {key} must be above 0, got {getattr(self, key)}")
+        # 60 and 60.0 are one deadline, so they must have one JSON text.
+        for key in ("deadline_s", "request_timeout_s"):
+            object.__setattr__(self, key, float(getattr(self, key)))
 
     def to_dict(self) -> dict[str, Json]:
         document = encode(self)
