@@ -37,11 +37,13 @@ def kubeconfig(user: str, authority: Path, client: KeyPair) -> str:
     return json.dumps(document, indent=2) + "\n"
 
 
-def ensure_kubeconfig(path: Path, pki: Pki, client: str) -> Path:
-    """Writes the client's kubeconfig to `path`, mode 0600, where it is missing or differs."""
-    text = kubeconfig(client, pki.authority.certificate, pki.pair(client)).encode()
-    current = path.exists() and path.read_bytes() == text and path.stat().st_mode & 0o777 == 0o600
-    if not current:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def client_kubeconfig(pki: Pki, client: str) -> str:
+    """The text for one of the cluster's own clients, by the name of its certificate."""
+    return kubeconfig(client, pki.authority.certificate, pki.pair(client))
+
+
+def ensure_admin_kubeconfig(path: Path, pki: Pki) -> None:
+    """Writes the admin's kubeconfig, mode 0600, where it is missing, differs, or others could read it."""
+    text = client_kubeconfig(pki, "admin").encode()
+    if not (path.exists() and path.read_bytes() == text and path.stat().st_mode & 0o777 == 0o600):
         write_private(path, text)
-    return path
