@@ -41,8 +41,8 @@ def deploy(inputs: Inputs) -> None:
     disk = platform.work_volume
     volume = WorkVolumeArgs(scope=scope, size=disk.size, host_path=disk.host_path, storage_class=disk.storage_class)
     ground: list[pulumi.Resource] = [namespace, WorkVolume("work", volume, here, after=[namespace])]
-    jobs_image = image_reference(platform.images, "jobs")
     if store.create:
+        jobs_image = image_reference(platform.images, "jobs")
         bucket = EndpointBucketArgs(scope=scope, bucket=store.bucket, image=jobs_image, access=access)
         ground.append(EndpointBucket("store", bucket, here, after=[namespace]))
     runtimes = {
@@ -71,7 +71,13 @@ def deploy(inputs: Inputs) -> None:
         )
         smoke = SmokeTest(
             f"{name}-smoke",
-            SmokeTestArgs(scope=scope, model=name, plan=plan, image=jobs_image, gateway=gateway.cluster_address),
+            SmokeTestArgs(
+                scope=scope,
+                model=name,
+                plan=plan,
+                image=image_reference(platform.images, "smoke-test"),
+                gateway=gateway.cluster_address,
+            ),
             here,
             after=[serving],
         )

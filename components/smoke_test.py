@@ -22,6 +22,11 @@ from engine_jobs.smoke_test import ClusterAccess, InferenceServiceTarget, conten
 from engine_jobs.smoke_test import SmokeTest as SmokeTestSpec
 
 
+OWN_JOB = k8s.core.v1.EnvVarSourceArgs(
+    field_ref=k8s.core.v1.ObjectFieldSelectorArgs(field_path="metadata.labels['batch.kubernetes.io/controller-uid']")
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SmokeTestArgs:
     """`gateway`: where a pod reaches the gateway; `image`: the one with engine_jobs.smoke_test."""
@@ -65,7 +70,7 @@ def smoke_job_args(args: SmokeTestArgs) -> k8s.batch.v1.JobInitArgs:
         smoke_job_spec(args),
         name=smoke_job_name(args),
         service_account=SMOKE_TEST,
-        env=[],
+        env=[k8s.core.v1.EnvVarArgs(name="JOB_UID", value_from=OWN_JOB)],
         work_volume=False,
         labels={"app.kubernetes.io/component": "smoke-test", "llm-serving/model": args.model},
         kubernetes_api=True,

@@ -14,7 +14,7 @@ import pulumi
 from engine_jobs.errors import UserError
 from engine_jobs.recipe import Artifact
 from stacks.planning import Resolve, as_written
-from stacks.settings import PROJECT, Settings, parse_settings, stack_file
+from stacks.settings import PROJECT, Settings, StoreSettings, parse_settings, stack_file
 
 SECRETS = ("hfToken", "s3AccessKeyId", "s3SecretAccessKey")
 PLACEHOLDER = "<secret>"
@@ -62,7 +62,7 @@ def from_engine() -> Inputs:
         ),
         hub_token=pulumi.Output.secret(hub_token) if hub_token else None,
         resolve=_resolve_on_hub(settings.platform.hub.endpoint, hub_token),
-        artifact_state=_ask_store(settings, access_key, secret_key),
+        artifact_state=_ask_store(settings.platform.store),
     )
 
 
@@ -86,6 +86,8 @@ def _store_keys(secrets: dict[str, str | None], stack: str) -> tuple[str, str]:
             f"stack {stack}: {PROJECT}:{absent}: missing beside its other half; `pulumi config set --secret {absent} …`"
         )
     if key and secret:
+        # boto3 finds them here when the program asks the store itself.
+        os.environ.update(AWS_ACCESS_KEY_ID=key, AWS_SECRET_ACCESS_KEY=secret)
         return key, secret
     import boto3
 
@@ -108,24 +110,24 @@ def _hub_token() -> str | None:
 
 def _resolve_on_hub(endpoint: str | None, token: str | None) -> Resolve:
     def resolve(model: str, revision: str) -> str:
-        from engine_jobs.fetch import resolve_revision
+        from engine_jobs.resolve import resolve_revision
 
         return resolve_revision(model, revision, endpoint=endpoint, token=token)
 
     return resolve
 
 
-def _ask_store(settings: Settings, access_key: str, secret_key: str) -> Callable[[Artifact], str]:
-    store = settings.platform.store
+def _ask_store(store: StoreSettings) -> Callable[[Artifact], str]:
     os.environ.setdefault("AWS_REGION", store.region)
 
     def state(artifact: Artifact) -> str:
+        from engine_jobs.object_bucket import BucketAbsentError
         from engine_jobs.store import ArtifactStore
 
         try:
-            there = ArtifactStore.from_url(
-                store.url, endpoint=store.endpoint, access_key_id=access_key, secret_access_key=secret_key
-            ).is_complete(artifact.path)
+            there = ArtifactStore.from_url(store.url, endpoint=store.endpoint).is_complete(artifact.path)
+        except BucketAbsentError:
+            return TO_BUILD
         except UserError as error:
             return f"built, unless it is in the store, which could not be asked ({error})"
         return BUILT if there else TO_BUILD

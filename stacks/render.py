@@ -7,6 +7,7 @@ from typing import Any
 import pulumi
 import yaml
 from pulumi.runtime import MockCallArgs, MockResourceArgs, Mocks, set_mocks
+from pulumi.runtime.rpc import is_rpc_secret, unwrap_rpc_secret
 
 from engine_jobs.errors import UserError
 from stacks.inputs import for_rendering
@@ -51,6 +52,8 @@ def to_yaml(objects: list[dict[str, Any]]) -> str:
 def _tidy(value: Any) -> Any:
     """Keys sorted, behind those that name an object; whole numbers as such (the engine's protocol knows only doubles)."""
     match value:
+        case dict() if is_rpc_secret(value):
+            return unwrap_rpc_secret(value)
         case dict():
             return {key: _tidy(value[key]) for key in sorted(value, key=lambda k: (_FIRST.get(k, len(_FIRST)), k))}
         case list():

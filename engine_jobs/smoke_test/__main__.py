@@ -76,6 +76,9 @@ def parser() -> argparse.ArgumentParser:
     output = arguments.add_argument_group("the verdict")
     output.add_argument("--json", action="store_true", help="as JSON on standard output, in place of text")
     output.add_argument("--termination-log", metavar="FILE", help="as JSON of 4 KiB at most into this file as well")
+    output.add_argument(
+        "--verdict-config-map", metavar="NAME", help="in a pod: as a ConfigMap of the tested namespace as well"
+    )
     return arguments
 
 
@@ -89,6 +92,10 @@ def main(argv: Sequence[str]) -> None:
     access = ClusterAccess(kubeconfig=options.kubeconfig, context=options.context)
     verdict = run_smoke_test(test, cluster=access, report=lambda line: print(line, file=sys.stderr, flush=True))
     _leave(options.termination_log, verdict.termination_message())
+    if options.verdict_config_map is not None and isinstance(test.target, InferenceServiceTarget):
+        from engine_jobs.smoke_test.record import record
+
+        record(verdict, options.verdict_config_map, test.target.namespace)
     print(verdict.to_json() if options.json else verdict.text(), flush=True)
     if not verdict.ok:
         sys.exit(1)

@@ -1,0 +1,142 @@
+"""`make up`, `make down` and `make test`: the local cluster and the `local` stack of the Pulumi program, end to end."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from engine_jobs.errors import UserError, run
+from localcluster.paths import REPOSITORY, default_paths
+from localcluster.pulumi_lock import release_stale_lock
+
+STACK = "local"
+TESTS = ("tests/unit", "tests/golden", "tests/engine", "tests/e2e")
+
+
+def main(argv: Sequence[str]) -> None:
+    commands = {"up": up, "down": down, "test": test}
+    if len(argv) != 1 or argv[0] not in commands:
+        raise UserError(f"usage: python -m localcluster.local_stack {'|'.join(commands)}")
+    commands[argv[0]]()
+
+
+def up() -> None:
+    """Cluster and stack up, and what it cost. A failure ends the cluster if it was not running before; its state stays."""
+    began = time.monotonic()
+    was_running = cluster_is_running()
+    try:
+        _cluster("up")
+        environment = stack_environment()
+        applying = time.monotonic()
+        pulumi_up(environment)
+        _summary(environment, pulumi_seconds=time.monotonic() - applying, total_seconds=time.monotonic() - began)
+    except BaseException:
+        if not was_running:
+            print("ending the cluster that this run started; its state and the caches stay", file=sys.stderr)
+            _cluster("down", "--keep-state", check=False)
+        raise
+
+
+def down() -> None:
+    """Stack and cluster gone. Where the cluster can't be reached, its objects go with its state."""
+    if cluster_is_running():
+        environment = stack_environment()
+        release_stale_lock(default_paths().pulumi, STACK)
+        if _stack_exists(environment):
+            destroy = ("destroy", "--stack", STACK, "--yes", "--skip-preview", "--suppress-progress")
+            if _pulumi(environment, *destroy, check=False) != 0:
+                print("warning: the stack was not destroyed cleanly; it goes with the cluster", file=sys.stderr)
+    _cluster("down")
+
+
+def test() -> None:
+    """Static checks, then every test; the end-to-end ones on a cluster that is brought up for them and ended after."""
+    was_running = cluster_is_running()
+    try:
+        _run(("make", "--no-print-directory", "check"))
+        up()
+        _run((sys.executable, "-m", "pytest", *TESTS), environment=stack_environment())
+    finally:
+        if not was_running:
+            down()
+
+
+def cluster_is_running() -> bool:
+    status = (sys.executable, "-m", "localcluster", "status")
+    return subprocess.run(status, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def stack_environment() -> dict[str, str]:
+    """This process's environment with what `python -m localcluster env` exports."""
+    from localcluster.environment import exports
+
+    return {**os.environ, **exports(default_paths())}
+
+
+def pulumi_up(environment: dict[str, str]) -> None:
+    """`pulumi up` of the stack, which is made where it is not there. Raises UserError where it fails."""
+    release_stale_lock(default_paths().pulumi, STACK)
+    default_paths().pulumi.mkdir(parents=True, exist_ok=True)
+    if not _stack_exists(environment):
+        _pulumi(environment, "stack", "init", STACK, "--no-select")
+    if _pulumi(environment, "up", "--stack", STACK, "--yes", "--skip-preview", "--suppress-outputs", check=False) != 0:
+        raise UserError(
+            "`pulumi up` failed: see its diagnostics above. What served before still serves; mend it and `make up` again"
+        )
+
+
+def _stack_exists(environment: dict[str, str]) -> bool:
+    listed = subprocess.run(
+        ("pulumi", "stack", "ls", "--json", "--non-interactive"),
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return any(stack["name"].split("/")[-1] == STACK for stack in json.loads(listed.stdout))
+
+
+def _pulumi(environment: dict[str, str], *arguments: str, check: bool = True) -> int:
+    return _run(("pulumi", *arguments, "--non-interactive"), environment=environment, check=check)
+
+
+def _cluster(*arguments: str, check: bool = True) -> None:
+    _run((sys.executable, "-m", "localcluster", *arguments), check=check)
+
+
+def _run(command: Sequence[str], *, environment: dict[str, str] | None = None, check: bool = True) -> int:
+    """The command's exit code; where `check` and it is not 0, this program ends with it (the command has said why)."""
+    code = subprocess.run(command, cwd=REPOSITORY, env=environment).returncode
+    if check and code != 0:
+        sys.exit(code)
+    return code
+
+
+def _summary(environment: dict[str, str], *, pulumi_seconds: float, total_seconds: float) -> None:
+    outputs = subprocess.run(
+        ("pulumi", "stack", "output", "--stack", STACK, "--json"),
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    models: dict[str, Any] = json.loads(outputs.stdout)["models"]
+    for name, model in models.items():
+        verdict = model["smokeTest"]
+        print(f"\n{name}")
+        print(f"  endpoint  {model['url']}  (Host: {model['host']})")
+        print(f"  question  {verdict['request']}")
+        print(f"  answer    {verdict['answer']}  ({verdict['seconds']} s)")
+    phases = json.loads(default_paths().timings.read_text())["phases"]
+    rows = [*phases.items(), ("pulumi up", pulumi_seconds), ("total", total_seconds)]
+    width = max(len(name) for name, _ in rows)
+    print(f"\n{'phase':<{width}}  seconds")
+    for name, seconds in rows:
+        print(f"{name:<{width}}  {seconds:7.1f}")
+
+
+if __name__ == "__main__":
+    run(main)
