@@ -127,9 +127,10 @@ def _what_is_missing(
     missing = []
     if (conditions.get("Ready") or {}).get("status") != "True":
         failure = (status.get("modelStatus") or {}).get("lastFailureInfo") or {}
+        # The ingress waits for the others, so it is told of last.
         told = [
             _words(f"{name} is {each.get('status')}", each)
-            for name, each in sorted(conditions.items())
+            for name, each in sorted(conditions.items(), key=lambda item: (item[0] == "IngressReady", item[0]))
             if each.get("status") != "True" and name not in ("Ready", "Stopped")
         ]
         if conditions.get("Stopped", {}).get("status") == "True":

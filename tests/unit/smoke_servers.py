@@ -70,8 +70,8 @@ def http_endpoint(replies: Mapping[str, Reply | list[Reply]]) -> Iterator[HttpEn
             raw = self.rfile.read(length)
             body = json.loads(raw) if raw else None
             reply = endpoint.reply_to(Request(self.command, self.path, self.headers.get("Host", ""), body))
-            self.close_connection = True
             if reply.cut:
+                self.close_connection = True
                 return
             time.sleep(reply.delay)
             payload = reply.payload()
@@ -79,6 +79,7 @@ def http_endpoint(replies: Mapping[str, Reply | list[Reply]]) -> Iterator[HttpEn
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.content_type)
                 self.send_header("Content-Length", str(len(payload)))
+                self.send_header("Connection", "close")
                 self.end_headers()
                 pieces = [bytes([byte]) for byte in payload] if reply.drip else [payload]
                 for piece in pieces:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from smoke_servers import V2Server, http_endpoint, recording_relay, unused_port, v2_server
 
 from engine_jobs.smoke_test import ExpectedOutput, GrpcProbe, SmokeTest, Tensor, UrlTarget, Verdict, run_smoke_test
+from tests.unit.smoke_servers import V2Server, http_endpoint, recording_relay, unused_port, v2_server
 
 AUTHORITY = "bloom-predictor-models.llm.localhost"
 IDS = Tensor(name="IN", datatype="UINT32", shape=(1, 3), data=(1, 2, 3))

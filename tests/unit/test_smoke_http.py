@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from smoke_servers import HttpEndpoint, Reply, http_endpoint, unused_port
 
 from engine_jobs.errors import UserError
 from engine_jobs.smoke_test import HttpProbe, SmokeTest, UrlTarget, Verdict, run_smoke_test, v2_probes
 from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.verdict import TERMINATION_MESSAGE_BYTES
+from tests.unit.smoke_servers import HttpEndpoint, Reply, http_endpoint, unused_port
 
 HOST = "bloom-models.llm.localhost"
 PATH = "/v1/models/fastertransformer:predict"
