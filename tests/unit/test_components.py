@@ -1,0 +1,215 @@
+import dataclasses
+from typing import Any
+
+import pytest
+from pulumi._types import input_type_to_dict, is_input_type
+
+from components.engine_build import EngineBuildArgs, build_job_args
+from components.kserve.inference_service import inference_service_spec, revision, service_name
+from components.kserve.model_route import ModelRouteArgs, http_route_spec, route_host
+from components.kserve.serving_runtime import runtime_name, serving_runtime_spec
+from components.kubernetes.credentials import CredentialsArgs, hub_secret_args, store_secret_args
+from components.kubernetes.job import StoreAccess
+from components.kubernetes.metadata import Scope
+from components.kubernetes.namespace import smoke_test_role_args
+from components.kubernetes.work_volume import WorkVolumeArgs, claim_args, persistent_volume_args
+from components.smoke_test import SmokeTestArgs, smoke_job_args, smoke_job_name
+from engine_jobs.recipe import Plan
+from tests.unit.plans import make_plan
+
+SCOPE = Scope(stack="test", namespace="models")
+ACCESS = StoreAccess(region="us-east-1", endpoint="http://s3.test:9000", hub_token=True)
+
+
+def plain(args: Any) -> Any:
+    """A typed argument object as the JSON that Kubernetes gets: camelCase, nothing that is None."""
+    if is_input_type(type(args)):
+        return {name: plain(value) for name, value in input_type_to_dict(args).items() if value is not None}
+    if isinstance(args, dict):
+        return {key: plain(value) for key, value in args.items()}
+    return [plain(item) for item in args] if isinstance(args, list) else args
+
+
+def build_job(name: str, access: StoreAccess = ACCESS) -> Any:
+    plan = make_plan()
+    args = EngineBuildArgs(scope=SCOPE, model="tiny-bloom", build=plan.build, access=access)
+    (spec,) = [job for job in plan.build.jobs if job.name == name]
+    return plain(build_job_args(args, spec))
+
+
+def smoke_args(plan: Plan) -> SmokeTestArgs:
+    return SmokeTestArgs(scope=SCOPE, model="tiny-bloom", plan=plan, image="i", gateway="http://gateway.test:8888")
+
+
+class TestABuildJob:
+    def test_runs_its_steps_one_after_the_other(self) -> None:
+        pod = build_job("convert")["spec"]["template"]["spec"]
+        assert [c["name"] for c in pod["initContainers"]] == ["convert"]
+        assert [c["name"] for c in pod["containers"]] == ["repository"]
+        assert pod["restartPolicy"] == "Never"
+
+    def test_is_never_removed_by_kubernetes(self) -> None:
+        assert "ttlSecondsAfterFinished" not in build_job("fetch")["spec"]
+
+    def test_is_replaced_after_a_failure(self) -> None:
+        assert build_job("fetch")["metadata"]["annotations"] == {"pulumi.com/replaceUnready": "true"}
+
+    def test_gives_up_on_a_programs_own_verdict_and_tries_a_killed_one_again(self) -> None:
+        spec = build_job("fetch")["spec"]
+        (rule,) = spec["podFailurePolicy"]["rules"]
+        assert rule["action"] == "FailJob" and rule["onExitCodes"] == {"operator": "In", "values": [1]}
+        assert spec["backoffLimit"] == 2
+
+    def test_shows_its_last_lines(self) -> None:
+        pod = build_job("convert")["spec"]["template"]["spec"]
+        for container in pod["initContainers"] + pod["containers"]:
+            assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+    def test_is_restricted(self) -> None:
+        pod = build_job("fetch")["spec"]["template"]["spec"]
+        assert pod["automountServiceAccountToken"] is False
+        (container,) = pod["containers"]
+        assert container["securityContext"]["runAsNonRoot"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+    def test_names_secrets_and_never_holds_them(self) -> None:
+        for name in ("fetch", "publish"):
+            env = {e["name"]: e for e in build_job(name)["spec"]["template"]["spec"]["containers"][0]["env"]}
+            assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "store-credentials"
+            assert ("HF_TOKEN" in env) == (name == "fetch")
+
+    def test_asks_for_no_token_that_there_is_not(self) -> None:
+        job = build_job("fetch", dataclasses.replace(ACCESS, hub_token=False))
+        assert "hub-token" not in str(job)
+
+    def test_has_a_name_that_kubernetes_takes(self) -> None:
+        plan = make_plan(name="m" * 30)
+        args = EngineBuildArgs(scope=SCOPE, model="m" * 30, build=plan.build, access=ACCESS)
+        for spec in plan.build.jobs:
+            assert len(plain(build_job_args(args, spec))["metadata"]["name"]) <= 63
+
+
+class TestAnInferenceServiceIsNamedByWhatItServes:
+    @pytest.mark.parametrize("change", [{"revision": "b" * 40}, {"image": "v2"}])
+    def test_another_artifact_or_image_is_another_service(self, change: dict[str, str]) -> None:
+        assert service_name("m", make_plan(**change)) != service_name("m", make_plan())  # type: ignore[arg-type]
+
+    def test_resources_change_in_place_with_another_revision(self) -> None:
+        changed = make_plan(memory="2Gi")
+        assert service_name("m", changed) == service_name("m", make_plan())
+        assert revision(changed) != revision(make_plan())
+
+    def test_takes_model_and_tokenizer_from_the_artifact(self) -> None:
+        plan = make_plan()
+        spec = inference_service_spec(plan)
+        url = f"s3://bucket/engines/{plan.build.artifact.path}"
+        assert spec["predictor"]["model"]["storageUri"] == url
+        (container,) = spec["transformer"]["containers"]
+        assert container["env"] == [{"name": "STORAGE_URI", "value": f"{url}/fastertransformer/1/tokenizer"}]
+        assert spec["predictor"]["model"]["runtime"] == runtime_name(plan.runtime)
+
+
+class TestTheServingRuntimeIsTheSeeds:
+    def test_in_every_part(self) -> None:
+        spec = serving_runtime_spec(make_plan().runtime)
+        assert spec["annotations"] == {"prometheus.kserve.io/path": "/metrics", "prometheus.kserve.io/port": "8002"}
+        assert spec["protocolVersions"] == ["v2", "grpc-v2"]
+        assert spec["supportedModelFormats"] == [{"name": "triton", "version": "2"}]
+        (container,) = spec["containers"]
+        assert container["name"] == "kserve-container"
+        assert container["args"] == [
+            "tritonserver",
+            "--model-store=/mnt/models",
+            "--grpc-port=9000",
+            "--http-port=8080",
+            "--allow-grpc=true",
+            "--allow-http=true",
+        ]
+        assert [(p["name"], p["containerPort"]) for p in container["ports"]] == [("http1", 8080), ("h2c", 9000)]
+
+    def test_a_changed_runtime_has_another_name(self) -> None:
+        assert runtime_name(make_plan(image="v2").runtime) != runtime_name(make_plan().runtime)
+
+
+class TestTheRoute:
+    ARGS = ModelRouteArgs(
+        scope=SCOPE,
+        model="tiny-bloom",
+        service="tiny-bloom-1234",
+        transformer=True,
+        gateway_name="g",
+        gateway_namespace="kserve",
+        domain="llm.test",
+    )
+
+    def test_keeps_its_host(self) -> None:
+        assert http_route_spec(self.ARGS)["hostnames"] == [route_host(SCOPE, "tiny-bloom", "llm.test")]
+        assert http_route_spec(dataclasses.replace(self.ARGS, service="other"))["hostnames"] == [
+            "tiny-bloom-models.llm.test"
+        ]
+
+    @pytest.mark.parametrize(("transformer", "front"), [(True, "transformer"), (False, "predictor")])
+    def test_sends_grpc_to_the_predictor_and_http_to_the_front(self, transformer: bool, front: str) -> None:
+        grpc, http = http_route_spec(dataclasses.replace(self.ARGS, transformer=transformer))["rules"]
+        assert grpc["backendRefs"][0]["name"] == "tiny-bloom-1234-predictor" and grpc["backendRefs"][0]["port"] == 9000
+        assert http["backendRefs"][0]["name"] == f"tiny-bloom-1234-{front}" and http["backendRefs"][0]["port"] == 80
+
+
+class TestTheSmokeTestJobIsKeyedByWhatItTests:
+    @pytest.mark.parametrize("change", [{"revision": "b" * 40}, {"image": "v2"}, {"prompt": "Bye"}, {"memory": "2Gi"}])
+    def test_anything_that_could_change_the_answer_is_another_job(self, change: dict[str, str]) -> None:
+        changed = smoke_args(make_plan(**change))  # type: ignore[arg-type]
+        assert smoke_job_name(changed) != smoke_job_name(smoke_args(make_plan()))
+
+    def test_the_same_is_the_same(self) -> None:
+        assert smoke_job_name(smoke_args(make_plan())) == smoke_job_name(smoke_args(make_plan()))
+
+    def test_may_read_what_it_waits_for(self) -> None:
+        rules = {tuple(rule["resources"]): rule["verbs"] for rule in plain(smoke_test_role_args(SCOPE))["rules"]}
+        assert {"get", "list", "watch"} <= set(rules[("inferenceservices",)])
+        assert plain(smoke_job_args(smoke_args(make_plan())))["spec"]["template"]["spec"][
+            "automountServiceAccountToken"
+        ]
+
+
+class TestSecrets:
+    ARGS = CredentialsArgs(
+        scope=SCOPE,
+        store_access_key_id="key",
+        store_secret_access_key="secret",
+        store_region="us-east-1",
+        store_endpoint="http://10.0.0.1:9000",
+        hub_token="token",
+    )
+
+    def test_the_store_secret_is_what_kserve_reads(self) -> None:
+        secret = plain(store_secret_args(self.ARGS))
+        assert set(secret["stringData"]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+        annotations = secret["metadata"]["annotations"]
+        assert annotations["serving.kserve.io/s3-endpoint"] == "10.0.0.1:9000"
+        assert annotations["serving.kserve.io/s3-usehttps"] == "0"
+
+    def test_aws_itself_needs_no_endpoint(self) -> None:
+        secret = plain(store_secret_args(dataclasses.replace(self.ARGS, store_endpoint=None)))
+        assert set(secret["metadata"]["annotations"]) == {"serving.kserve.io/s3-region"}
+
+    def test_the_hub_secret(self) -> None:
+        assert plain(hub_secret_args(SCOPE, "token"))["stringData"] == {"HF_TOKEN": "token"}
+
+
+class TestTheWorkVolumeAndItsClaimAreBoundByName:
+    def test_to_each_other(self) -> None:
+        args = WorkVolumeArgs(scope=SCOPE, size="1Gi", host_path="/data", storage_class=None)
+        volume, claim = plain(persistent_volume_args(args, "/data")), plain(claim_args(args))
+        assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
+        assert (volume["spec"]["claimRef"]["namespace"], volume["spec"]["claimRef"]["name"]) == ("models", "work")
+        assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+
+    def test_a_class_provisions_its_own(self) -> None:
+        claim = plain(claim_args(WorkVolumeArgs(scope=SCOPE, size="1Gi", host_path=None, storage_class="ssd")))
+        assert claim["spec"]["storageClassName"] == "ssd" and "volumeName" not in claim["spec"]
+
+
+class TestEveryObjectSaysWhoseItIs:
+    def test_by_its_stack_label(self) -> None:
+        assert plain(SCOPE.metadata("x"))["labels"]["llm-serving/stack"] == "test"
