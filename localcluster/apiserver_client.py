@@ -26,14 +26,14 @@ class ApiserverClient:
         admin = pki.pair("admin")
         self.context.load_cert_chain(admin.certificate, admin.key)
 
-    def request(self, method: str, path: str, body: object = None) -> Any:
+    def request(self, method: str, path: str, body: object = None, *, content_type: str = "application/json") -> Any:
         """The answer's JSON (its text where it is none). Raises ApiserverError for a status of 400 or more, else OSError."""
         connection = http.client.HTTPSConnection(
             HOST_ADDRESS, APISERVER_PORT, timeout=self.timeout_s, context=self.context
         )
         try:
             payload = None if body is None else json.dumps(body)
-            connection.request(method, path, payload, {"Content-Type": "application/json"})
+            connection.request(method, path, payload, {"Content-Type": content_type})
             response = connection.getresponse()
             text = response.read().decode(errors="replace")
         except http.client.HTTPException as error:
