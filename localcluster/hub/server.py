@@ -259,7 +259,7 @@ def byte_range(first: str, last: str, size: int) -> tuple[int, int]:
     return int(first), min(int(last) + 1 if last else size, size)
 
 
-MODEL = r"(?P<model>[^/]+/[^/]+)"
+MODEL = r"(?P<model>[^/]+(?:/[^/]+)?)"
 REVISION = r"(?P<revision>[^/]+)"
 ROUTES: tuple[tuple[re.Pattern[str], Callable[..., None]], ...] = tuple(
     (re.compile(pattern), route)

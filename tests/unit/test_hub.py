@@ -13,7 +13,6 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from hub_endpoint import GATED, MODEL, OTHER_TOKEN, TOKEN, hub, write_model
 from huggingface_hub import HfApi, RepoFile, hf_hub_download, snapshot_download
 from huggingface_hub.constants import DOWNLOAD_CHUNK_SIZE as CHUNK
 from huggingface_hub.errors import (
@@ -26,6 +25,7 @@ from huggingface_hub.errors import (
 
 from localcluster.hub.catalog import Catalog, HubFile
 from localcluster.hub.server import HubHandler, byte_range
+from tests.unit.hub_endpoint import GATED, MODEL, OTHER_TOKEN, TOKEN, hub, write_model
 
 
 @pytest.fixture
