@@ -4,9 +4,9 @@ import argparse
 import re
 from collections.abc import Sequence
 
+from engine_jobs.durable import print_line
 from engine_jobs.errors import UserError, run
 from engine_jobs.s3 import S3Bucket
-from engine_jobs.store import print_line
 
 BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html"""

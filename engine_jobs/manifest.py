@@ -92,8 +92,12 @@ class Manifest:
                 ManifestFile(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=sha256)
                 for path, sha256 in zip(paths, hashes, strict=True)
             )
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        return Manifest(key=key, files=tuple(sorted(files)), created=created, inputs=inputs)
+        return Manifest(key=key, files=tuple(sorted(files)), created=now(), inputs=inputs)
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def sha256_of(path: Path) -> str:

@@ -5,9 +5,7 @@ key that made the same bytes may both upload them. So that two with different by
 can't mix theirs, a builder first makes a claim `<path>.claim.json` with the digest of its files, again conditionally.
 """
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from engine_jobs.durable import complete, full_disk_named, print_line
 from engine_jobs.errors import UserError
 from engine_jobs.manifest import MANIFEST_NAME, Manifest, ManifestFile, sha256_of
 from engine_jobs.object_bucket import ObjectBucket
@@ -23,11 +22,6 @@ from engine_jobs.object_bucket import ObjectBucket
 WORKERS = 8
 
 Report = Callable[[str], None]
-
-
-def print_line(line: str) -> None:
-    """The programs' own report: a line at once, also where stdout is a pipe."""
-    print(line, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +106,10 @@ class ArtifactStore:
             raise UserError(f"{dest} exists and is not {self.url(path)}: remove it or choose another folder.")
         partial = dest.with_name(f"{dest.name}.partial-{manifest.digest[:12]}")
         self._check_space(partial.parent, manifest)
-        try:
+        with full_disk_named(partial):
             _each(lambda file: self._download_file(path, file, partial), manifest.files)
             (partial / MANIFEST_NAME).write_text(manifest.to_json())
-            for file in (*partial.rglob("*"), partial):
-                _sync(file)
-            partial.rename(dest)
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise UserError(f"{partial}: the disk is full; {manifest.size} bytes are needed. Make room.") from error
-            raise
-        _sync(dest.parent)
+            complete(partial, dest)
         report(f"downloaded {self.url(path)} to {dest}: {len(manifest.files)} files, {manifest.size} bytes")
         return manifest
 
@@ -216,12 +203,3 @@ def _holds(folder: Path, manifest: Manifest) -> bool:
         )
     except (OSError, UserError):
         return False
-
-
-def _sync(path: Path) -> None:
-    """Makes a file's bytes, or a folder's names, outlast a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,8 +4,9 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from engine_jobs.durable import print_line
 from engine_jobs.errors import UserError, run
-from engine_jobs.store import ArtifactStore, print_line
+from engine_jobs.store import ArtifactStore
 
 
 def main(argv: Sequence[str]) -> None:
