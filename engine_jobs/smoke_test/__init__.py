@@ -4,7 +4,7 @@ One implementation runs as a Kubernetes Job, in a Pulumi hook and by hand (`pyth
 Importing it costs the standard library only; the HTTP, gRPC and Kubernetes clients are imported when a test runs.
 """
 
-from engine_jobs.smoke_test.endpoint import ClusterAccess
+from engine_jobs.smoke_test.cluster import ClusterAccess
 from engine_jobs.smoke_test.runner import run_smoke_test
 from engine_jobs.smoke_test.spec import (
     ExpectedOutput,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine_jobs.errors import UserError, run
+from engine_jobs.smoke_test.cluster import ClusterAccess
 from engine_jobs.smoke_test.decode import Json
-from engine_jobs.smoke_test.endpoint import ClusterAccess
 from engine_jobs.smoke_test.runner import run_smoke_test
 from engine_jobs.smoke_test.spec import (
     GrpcProbe,
@@ -77,7 +77,9 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="as JSON on standard output, in place of text")
     output.add_argument("--termination-log", metavar="FILE", help="as JSON of 4 KiB at most into this file as well")
     output.add_argument(
-        "--verdict-config-map", metavar="NAME", help="in a pod: as a ConfigMap of the tested namespace as well"
+        "--verdict-config-map",
+        metavar="NAME",
+        help="into this ConfigMap in the InferenceService's namespace as well, owned by the Job of that name and $JOB_UID",
     )
     return arguments
 
@@ -86,17 +88,21 @@ def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
     try:
         test = _test(options)
+        if options.verdict_config_map is not None and not isinstance(test.target, InferenceServiceTarget):
+            raise UserError(
+                "--verdict-config-map goes with an InferenceService: its namespace is where the ConfigMap is"
+            )
     except UserError as error:
         _leave(options.termination_log, json.dumps({"ok": False, "error": str(error)}))
         raise
     access = ClusterAccess(kubeconfig=options.kubeconfig, context=options.context)
     verdict = run_smoke_test(test, cluster=access, report=lambda line: print(line, file=sys.stderr, flush=True))
     _leave(options.termination_log, verdict.termination_message())
+    print(verdict.to_json() if options.json else verdict.text(), flush=True)
     if options.verdict_config_map is not None and isinstance(test.target, InferenceServiceTarget):
         from engine_jobs.smoke_test.record import record
 
-        record(verdict, options.verdict_config_map, test.target.namespace)
-    print(verdict.to_json() if options.json else verdict.text(), flush=True)
+        record(verdict, options.verdict_config_map, test.target.namespace, access)
     if not verdict.ok:
         sys.exit(1)
 

@@ -1,18 +1,10 @@
-"""From where and whereto: the cluster to look the service up in, an origin to connect to and the host to ask it for."""
+"""Where a probe's request goes: an origin to connect to and the host to ask it for."""
 
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine_jobs.smoke_test.attempts import ProbeFailed
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterAccess:
-    """Which cluster: a kubeconfig and context; by default the pod's own cluster, else KUBECONFIG's current one."""
-
-    kubeconfig: str | None = None
-    context: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,30 +5,25 @@ rolls (pkg/apis/serving/v1beta1/inference_service_status.go), so Ready alone wou
 pods: the Deployments' own roll-out is read too.
 """
 
-import contextlib
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kubernetes
 import urllib3
-import yaml
 
 from engine_jobs.smoke_test.attempts import Deadline, ProbeFailed
-from engine_jobs.smoke_test.endpoint import ClusterAccess, Endpoint
+from engine_jobs.smoke_test.cluster import API_TIMEOUT_S, ClusterAccess, api_client
+from engine_jobs.smoke_test.endpoint import Endpoint
 from engine_jobs.smoke_test.spec import InferenceServiceTarget
 
 FIRST_PAUSE_S = 0.3
 LONGEST_PAUSE_S = 3.0
-API_TIMEOUT_S = (5, 30)
 UNREACHABLE_FOR_S = 20.0
 """How long the API server may be unreachable before that is the verdict."""
 INVALID_FOR_S = 10.0
 """How long KServe may call a spec invalid before that is the verdict: it may not know a new ServingRuntime yet."""
 
-SERVICE_ACCOUNT_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 SERVICE_LABEL = "serving.kserve.io/inferenceservice"
 
 
@@ -40,7 +35,7 @@ def wait_until_serving(
     pause, said = FIRST_PAUSE_S, ""
     unreachable = invalid = None
     waiting = ["nothing is known of it yet"]
-    with _api_client(access) as client:
+    with api_client(access) as client:
         while True:
             try:
                 service = _read_service(client, target)
@@ -73,29 +68,6 @@ def wait_until_serving(
     raise ProbeFailed(
         "\n  ".join([f"{where} is not ready after {deadline.spent():.0f} s:", *waiting, *pods, f"Look at: {look}"])
     )
-
-
-@contextlib.contextmanager
-def _api_client(access: ClusterAccess) -> Iterator[Any]:
-    """Raises ProbeFailed where no usable cluster configuration is found."""
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and SERVICE_ACCOUNT_TOKEN.exists()
-    configuration = kubernetes.client.Configuration()
-    try:
-        if in_pod and access.kubeconfig is None and access.context is None:
-            kubernetes.config.load_incluster_config(client_configuration=configuration)
-        else:
-            kubernetes.config.load_kube_config(
-                config_file=access.kubeconfig, context=access.context, client_configuration=configuration
-            )
-    except (kubernetes.config.ConfigException, yaml.YAMLError, OSError) as error:
-        source = access.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-        raise ProbeFailed(
-            f"no cluster to ask: {error} (kubeconfig {source}, context {access.context or 'current'}). "
-            "Set KUBECONFIG, or pass --kubeconfig and --context, or ask an address with --url"
-        ) from None
-    configuration.retries = False
-    with kubernetes.client.ApiClient(configuration) as client:
-        yield client
 
 
 def _read_service(client: Any, target: InferenceServiceTarget) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import urllib.parse
 from collections.abc import Callable
 
 from engine_jobs.smoke_test.attempts import Answer, Deadline, Outcome, ProbeFailed, ask_until_answered
-from engine_jobs.smoke_test.endpoint import ClusterAccess, Endpoint, Origin
+from engine_jobs.smoke_test.cluster import ClusterAccess
+from engine_jobs.smoke_test.endpoint import Endpoint, Origin
 from engine_jobs.smoke_test.spec import GrpcProbe, HttpProbe, InferenceServiceTarget, SmokeTest
 from engine_jobs.smoke_test.verdict import ProbeResult, Verdict
 

@@ -86,7 +86,7 @@ def http_endpoint(replies: Mapping[str, Reply | list[Reply]]) -> Iterator[HttpEn
                     self.wfile.write(piece)
                     time.sleep(reply.drip)
 
-        do_GET = do_POST = _serve
+        do_GET = do_POST = do_PUT = _serve
 
         def log_message(self, format: str, *args: object) -> None:
             pass

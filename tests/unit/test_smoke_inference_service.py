@@ -1,5 +1,8 @@
 """The smoke test waits for an InferenceService, against a real HTTP server that answers as the Kubernetes API does."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -296,3 +299,55 @@ class TestAMistakeIsNamed:
     def test_a_context_that_is_not_there(self, cluster: Cluster) -> None:
         cluster.access = ClusterAccess(kubeconfig=cluster.access.kubeconfig, context="other")
         assert "context other" in failure(cluster.ask())
+
+
+class TestTheJobLeavesItsVerdict:
+    CONFIG_MAPS = "/api/v1/namespaces/models/configmaps"
+
+    def run(self, cluster: Cluster, *more: str, uid: str | None = "u-1") -> "subprocess.CompletedProcess[str]":
+        target = InferenceServiceTarget(name="bloom", namespace="models", gateway=cluster.gateway.url)
+        question = HttpProbe(name="question", path="/question", answer="", expect_text="42")
+        test = SmokeTest(name="bloom", target=target, probes=(question,), deadline_s=20)
+        command = [sys.executable, "-m", "engine_jobs.smoke_test", "--spec-json", test.to_json(), *more]
+        access = ["--kubeconfig", str(cluster.access.kubeconfig), "--verdict-config-map", "bloom-smoke-1"]
+        environment = {key: value for key, value in os.environ.items() if key != "JOB_UID"}
+        environment |= {"JOB_UID": uid} if uid else {}
+        return subprocess.run([*command, *access], capture_output=True, text=True, env=environment, check=False)
+
+    def test_in_a_config_map_that_goes_with_it(self, cluster: Cluster, replies: Replies) -> None:
+        replies[self.CONFIG_MAPS] = Reply(201, {})
+        cluster.gateway.replies["/question"] = [Reply(body="42")]
+        done = self.run(cluster)
+        assert done.returncode == 0, done.stderr
+        written = cluster.api.requests[-1]
+        assert (written.method, written.path) == ("POST", self.CONFIG_MAPS)
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "bloom-smoke-1", "uid": "u-1"}
+        assert written.body["metadata"]["name"] == "bloom-smoke-1"
+        assert written.body["metadata"]["ownerReferences"] == [owner]
+        data = written.body["data"]
+        assert data["verdict"] == "passed"
+        assert data["answer"] == "42"
+        assert f"curl -sS -H 'Host: {HOST}'" in data["request"]
+        assert float(data["seconds"]) < 5
+        assert "error" not in data
+
+    def test_a_failed_one_too_in_place_of_an_older(self, cluster: Cluster, replies: Replies) -> None:
+        replies[self.CONFIG_MAPS] = Reply(409, {})
+        replies[f"{self.CONFIG_MAPS}/bloom-smoke-1"] = Reply(body={})
+        cluster.gateway.replies["/question"] = [Reply(body="41")]
+        done = self.run(cluster, uid=None)
+        assert done.returncode == 1
+        written = cluster.api.requests[-1]
+        assert (written.method, written.path) == ("PUT", f"{self.CONFIG_MAPS}/bloom-smoke-1")
+        assert "ownerReferences" not in written.body["metadata"]
+        assert written.body["data"]["verdict"] == "failed"
+        assert "wrong answer, from character 1 on" in written.body["data"]["error"]
+
+    def test_an_account_that_may_not_write_it(self, cluster: Cluster, replies: Replies) -> None:
+        replies[self.CONFIG_MAPS] = Reply(403, {})
+        cluster.gateway.replies["/question"] = [Reply(body="42")]
+        done = self.run(cluster)
+        assert done.returncode == 1
+        assert "passed" in done.stdout
+        assert "error: the verdict cannot be written to ConfigMap bloom-smoke-1 in namespace models: 403" in done.stderr
+        assert "Traceback" not in done.stderr
