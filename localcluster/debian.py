@@ -17,6 +17,7 @@ from engine_jobs.errors import UserError
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DENY = "#!/bin/sh\n# Written by localcluster/debian.py for one apt-get run; safe to remove.\nexit 101\n"
 CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
 
@@ -75,14 +76,21 @@ def missing_packages(packages: Sequence[Package] = PACKAGES, path: str | None = 
     return {package: names for package in packages if (names := package.missing(path))}
 
 
-def ensure_packages(report: Callable[[str], None], packages: Sequence[Package] = PACKAGES) -> list[str]:
+def ensure_packages(
+    report: Callable[[str], None],
+    packages: Sequence[Package] = PACKAGES,
+    *,
+    path: str | None = None,
+    policy: Path = POLICY,
+) -> list[str]:
     """Installs the missing packages and returns their names. Raises UserError where apt is absent, fails, or needs root."""
-    missing = missing_packages(packages)
+    path = search_path() if path is None else path
+    missing = missing_packages(packages, path)
     if not missing:
         return []
     names = [package.name for package in missing]
     wanted = f"apt-get install --no-install-recommends {' '.join(names)}"
-    apt = shutil.which("apt-get", path=SEARCH_PATH)
+    apt = shutil.which("apt-get", path=path)
     if apt is None:
         absent = ", ".join(sorted({name for found in missing.values() for name in found}))
         raise UserError(
@@ -92,8 +100,8 @@ def ensure_packages(report: Callable[[str], None], packages: Sequence[Package] =
     if os.geteuid() != 0:
         raise UserError(f"Debian packages are missing and only root can install them: run, as root, {wanted}")
     report(f"installing from Debian: {' '.join(names)}")
-    with _no_daemons():
-        if not _knows(names):
+    with _no_daemons(policy):
+        if not _knows(apt, names):
             _apt(apt, ["update"], f"apt-get update failed before {wanted}")
         try:
             _install(apt, names, wanted)
@@ -101,16 +109,17 @@ def ensure_packages(report: Callable[[str], None], packages: Sequence[Package] =
             # The lists on this machine may name versions that the mirror has since replaced.
             _apt(apt, ["update"], f"apt-get update failed before {wanted}")
             _install(apt, names, wanted)
-    still = missing_packages(list(missing))
+    still = missing_packages(list(missing), path)
     if still:
         lacking = "; ".join(f"{package.name} brought no {', '.join(found)}" for package, found in still.items())
         raise UserError(f"{wanted} succeeded, but {lacking}: look at `dpkg -L PACKAGE` and put them on PATH")
     return names
 
 
-def _knows(names: Sequence[str]) -> bool:
+def _knows(apt: str, names: Sequence[str]) -> bool:
     """Whether the package lists on this machine have every one of the names."""
-    shown = subprocess.run(["apt-cache", "--no-all-versions", "show", *names], capture_output=True, text=True)
+    cache = str(Path(apt).with_name("apt-cache"))
+    shown = subprocess.run([cache, "--no-all-versions", "show", *names], capture_output=True, text=True)
     return shown.returncode == 0 and shown.stdout.count("\nFilename: ") >= len(names)
 
 
@@ -131,16 +140,16 @@ def _apt(apt: str, arguments: Sequence[str], failure: str) -> None:
 
 
 @contextmanager
-def _no_daemons(policy: Path = POLICY) -> Iterator[None]:
+def _no_daemons(policy: Path) -> Iterator[None]:
     """Denies the packages' scripts to start services while the body runs (invoke-rc.d asks policy-rc.d; 101 is no).
 
-    A policy that the machine has already is left as it is.
+    A policy of the machine's own is left as it is; one that a killed run of ours left behind is taken over.
     """
-    if policy.exists() or policy.is_symlink():
+    if policy.is_symlink() or (policy.exists() and policy.read_text() != _DENY):
         yield
         return
     with tempfile.NamedTemporaryFile("w", dir=policy.parent, prefix="policy-rc.d.", delete=False) as draft:
-        draft.write("#!/bin/sh\n# Written by localcluster/debian.py for one apt-get run; safe to remove.\nexit 101\n")
+        draft.write(_DENY)
     Path(draft.name).chmod(0o755)
     Path(draft.name).replace(policy)
     try:

@@ -86,7 +86,7 @@ class Toolchain:
 
     def ensure(self, report: Callable[[str], None]) -> Tools:
         """All tools; installs and builds what is missing. Raises UserError that says what could not be had, and why."""
-        debian.ensure_packages(report, self.packages)
+        debian.ensure_packages(report, self.packages, path=self.path)
         official = self._official()
         missing = [family for family in self.families if self._to_build(family, official)]
         if missing:
