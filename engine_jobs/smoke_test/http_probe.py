@@ -45,7 +45,9 @@ def ask(probe: HttpProbe, origin: Origin, timeout_s: float) -> Answer:
     if status != probe.expect_status:
         message = f"status {status} where {probe.expect_status} is expected, from {origin.where()}{probe.path}"
         if status in NOT_YET:
-            raise NotYet(f"{message}: {NOT_YET[status]}{_excerpt(text)}", status=str(status))
+            from_server = status == 404 and "json" in content_type
+            reason = "the server has no such model or path" if from_server else NOT_YET[status]
+            raise NotYet(f"{message}: {reason}{_excerpt(text)}", status=str(status))
         raise ProbeFailed(f"{message}{_excerpt(text)}", status=str(status))
     if probe.answer is None:
         return Answer(status=str(status), text=None)

@@ -39,8 +39,9 @@ class Verdict:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Json]:
-        """All of it, and at the top the request, answer and time of the last probe that had an answer to show."""
-        told = next((probe for probe in reversed(self.probes) if probe.answer is not None), None)
+        """All of it, and at the top request, answer and time of the probe that failed, or else the last with an answer."""
+        telling = [probe for probe in self.probes if not probe.ok or probe.answer is not None]
+        told = telling[-1] if telling else None
         document = encode(self)
         assert isinstance(document, dict)
         probes = document.pop("probes")

@@ -140,6 +140,13 @@ class TestWhatPassesByItselfIsAskedAgain:
         assert "no backend is ready" in verdict.error
         assert "Model is not ready" in verdict.error
 
+    def test_a_missing_model_is_told_from_a_missing_route(self) -> None:
+        unknown = Reply(404, {"error": "Request for unknown model: 'm' is not found"})
+        with http_endpoint({"/v2/models/m": unknown}) as endpoint:
+            verdict = ask(endpoint, v2_probes("m")[-1], attempts=2)
+        assert "the server has no such model or path: " in (verdict.error or "")
+        assert "no route" not in (verdict.error or "")
+
     def test_and_not_past_the_deadline(self) -> None:
         with http_endpoint({}) as endpoint:
             started = time.monotonic()
@@ -240,6 +247,22 @@ class TestNothingHangs:
     def test_an_answer_without_an_end(self) -> None:
         verdict, _ = answered(Reply(body=[["x" * (9 << 20)]]), QUESTION)
         assert "longer than 8 MiB" in (verdict.error or "")
+
+
+class TestTheVerdictTellsOfTheProbeThatMatters:
+    METADATA = v2_probes("m")[-1]
+
+    def told(self, answer: Reply) -> dict[str, Json]:
+        with http_endpoint({PATH: answer, "/v2/models/m": Reply(body={"name": "m"})}) as endpoint:
+            return ask(endpoint, self.METADATA, QUESTION, v2_probes("m")[-1]).to_dict()
+
+    def test_the_last_answer_of_one_that_passed(self) -> None:
+        assert self.told(GOOD)["answer"] == "m"
+
+    def test_the_failed_one_though_others_had_an_answer(self) -> None:
+        told = self.told(Reply(500))
+        assert told["answer"] is None
+        assert PATH in str(told["request"])
 
 
 class TestTerminationMessage:
