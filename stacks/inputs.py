@@ -14,7 +14,7 @@ import pulumi
 from engine_jobs.errors import UserError
 from engine_jobs.recipe import Artifact
 from stacks.planning import Resolve, as_written
-from stacks.settings import PROJECT, Settings, StoreSettings, parse_settings, stack_file
+from stacks.settings import PROJECT, Settings, StoreSettings, parse_settings
 
 SECRETS = ("hfToken", "s3AccessKeyId", "s3SecretAccessKey")
 PLACEHOLDER = "<secret>"
@@ -50,7 +50,7 @@ def from_engine() -> Inputs:
     config, stack = pulumi.Config(PROJECT), pulumi.get_stack()
     secrets = {key: config.get(key) for key in SECRETS}
     values = {key: config.get_object(key) for key in ("platform", "models") if config.get(key) is not None}
-    settings = parse_settings({**values, **{k: v for k, v in secrets.items() if v}}, stack_file(stack))
+    settings = parse_settings({**values, **{k: v for k, v in secrets.items() if v}}, f"Pulumi.{stack}.yaml")
     access_key, secret_key = _store_keys(secrets, stack)
     hub_token = secrets["hfToken"] or _hub_token()
     return Inputs(

@@ -41,7 +41,7 @@ def render(stack: str, file: Path) -> list[dict[str, Any]]:
     set_mocks(recorder, project=PROJECT, stack=stack, preview=False)
     deploy = runpy.run_path(str(PROGRAM), run_name=PROJECT)["deploy"]
 
-    pulumi.runtime.test(lambda: deploy(inputs))()
+    pulumi.runtime.test(lambda: deploy(inputs))()  # type: ignore[no-untyped-call]
     return sorted(recorder.objects, key=_order)
 
 

@@ -11,7 +11,9 @@ def stack_schema() -> dict[str, Any]:
     definitions = settings.pop("$defs")
     secret = {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]}
     keys = {
-        f"{PROJECT}:{key}": value if "$ref" in value or "type" in value else {**secret, "description": value["description"]}
+        f"{PROJECT}:{key}": value
+        if "$ref" in value or "type" in value
+        else {**secret, "description": value["description"]}
         for key, value in settings["properties"].items()
     }
     return {

@@ -49,7 +49,7 @@ class GatewaySettings(StackModel):
 class HubSettings(StackModel):
     """The Hugging Face Hub. Its token is the secret config `hfToken`, else HF_TOKEN or what `hf auth login` stored."""
 
-    endpoint: HttpUrl | None = Field(None, description="A Hub other than huggingface.co.")
+    endpoint: HttpUrl | None = Field(default=None, description="A Hub other than huggingface.co.")
 
 
 class StoreSettings(StackModel):
@@ -59,9 +59,12 @@ class StoreSettings(StackModel):
     bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
     prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "engines"
     region: str = "us-east-1"
-    endpoint: HttpUrl | None = Field(None, description="An S3 endpoint other than AWS's, as pods and you reach it.")
+    endpoint: HttpUrl | None = Field(
+        default=None, description="An S3 endpoint other than AWS's, as pods and you reach it."
+    )
     create: bool = Field(
-        False, description="Make the bucket if it is not there (an endpoint without an infrastructure of its own)."
+        default=False,
+        description="Make the bucket if it is not there (an endpoint without an infrastructure of its own).",
     )
 
     @property
@@ -73,8 +76,12 @@ class WorkVolumeSettings(StackModel):
     """The disk that build Jobs work on."""
 
     size: Quantity = "20Gi"
-    host_path: str | None = Field(None, description="A folder of the (single) node, in place of a storage class.")
-    storage_class: str | None = Field(None, description="The StorageClass to claim from; None: the cluster's default.")
+    host_path: str | None = Field(
+        default=None, description="A folder of the (single) node, in place of a storage class."
+    )
+    storage_class: str | None = Field(
+        default=None, description="The StorageClass to claim from; None: the cluster's default."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "WorkVolumeSettings":
@@ -98,7 +105,7 @@ class PlatformSettings(StackModel):
     namespace: DnsLabel = Field(description="The namespace of the models, their Jobs and their secrets.")
     cluster: ClusterSettings
     gateway: GatewaySettings
-    hub: HubSettings = HubSettings(endpoint=None)
+    hub: HubSettings = HubSettings()
     store: StoreSettings
     work_volume: WorkVolumeSettings
     images: ImageSettings
@@ -108,7 +115,7 @@ class SourceSettings(StackModel):
     """The checkpoint on the Hub."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")]
-    revision: str = Field("main", description="A branch, tag or commit; resolved to a commit at preview.")
+    revision: str = Field(default="main", description="A branch, tag or commit; resolved to a commit at preview.")
 
 
 class ResourceSettings(StackModel):
@@ -117,7 +124,7 @@ class ResourceSettings(StackModel):
     cpu: Quantity
     memory: Quantity
     cpu_limit: Quantity | None = None
-    gpus: int = Field(0, ge=0)
+    gpus: int = Field(default=0, ge=0)
 
     def resources(self) -> Resources:
         return Resources(cpu=self.cpu, memory=self.memory, cpu_limit=self.cpu_limit, gpus=self.gpus)
@@ -126,17 +133,19 @@ class ResourceSettings(StackModel):
 class ModelResourceSettings(StackModel):
     """By part: the build's Jobs, the server, the transformer before it."""
 
-    jobs: ResourceSettings = ResourceSettings(cpu="1", memory="4Gi", cpu_limit=None, gpus=0)
+    jobs: ResourceSettings = ResourceSettings(cpu="1", memory="4Gi")
     predictor: ResourceSettings = ResourceSettings(cpu="1", memory="8Gi", cpu_limit="1", gpus=1)
-    transformer: ResourceSettings = ResourceSettings(cpu="1", memory="2Gi", cpu_limit="1", gpus=0)
+    transformer: ResourceSettings = ResourceSettings(cpu="1", memory="2Gi", cpu_limit="1")
 
 
 class SmokeTestSettings(StackModel):
     """What the deployment is asked before it is called done."""
 
     prompt: Annotated[str, StringConstraints(min_length=1)]
-    max_tokens: int = Field(18, ge=1, description="How many tokens to generate at most.")
-    expect: str | None = Field(None, description="The whole answer, word for word; left out: any that is not empty.")
+    max_tokens: int = Field(default=18, ge=1, description="How many tokens to generate at most.")
+    expect: str | None = Field(
+        default=None, description="The whole answer, word for word; left out: any that is not empty."
+    )
 
 
 class ModelSettings(StackModel):
@@ -145,7 +154,7 @@ class ModelSettings(StackModel):
     source: SourceSettings
     recipe: AnyRecipeSettings
     gpu_architecture: str | None = Field(
-        None, description="The GPU's SM architecture that an engine is built for, e.g. sm_89."
+        default=None, description="The GPU's SM architecture that an engine is built for, e.g. sm_89."
     )
     resources: ModelResourceSettings = ModelResourceSettings()
     smoke_test: SmokeTestSettings
@@ -156,9 +165,9 @@ class Settings(StackModel):
 
     platform: PlatformSettings
     models: dict[DnsLabel, ModelSettings]
-    hf_token: Any = Field(None, description="Secret: the Hub token (pulumi config set --secret hfToken).")
-    s3_access_key_id: Any = Field(None, description="Secret: the store's access key id.")
-    s3_secret_access_key: Any = Field(None, description="Secret: the store's secret access key.")
+    hf_token: Any = Field(default=None, description="Secret: the Hub token (pulumi config set --secret hfToken).")
+    s3_access_key_id: Any = Field(default=None, description="Secret: the store's access key id.")
+    s3_secret_access_key: Any = Field(default=None, description="Secret: the store's secret access key.")
 
     @field_validator("models")
     @classmethod

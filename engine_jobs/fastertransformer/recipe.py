@@ -37,18 +37,18 @@ class FasterTransformerSettings(RecipeSettings):
 
     name: Literal["fastertransformer"]
     tensor_parallel_size: int = Field(
-        1, ge=1, description="Number of GPUs that the model is split over; divides its heads."
+        default=1, ge=1, description="Number of GPUs that the model is split over; divides its heads."
     )
-    data_type: Literal["fp16", "fp32"] = Field("fp16", description="Type of the converted weights.")
+    data_type: Literal["fp16", "fp32"] = Field(default="fp16", description="Type of the converted weights.")
     backend: Backend = Field(
-        "fastertransformer",
+        default="fastertransformer",
         description="Triton's backend: `fastertransformer` on a GPU; `python-cpu-stand-in` reads the same files with numpy.",
     )
     build_timeout_seconds: int = Field(
-        4 * 3600, ge=1, description="How long each Job of the build may take, in seconds."
+        default=4 * 3600, ge=1, description="How long each Job of the build may take, in seconds."
     )
     start_timeout_seconds: int = Field(
-        1200, ge=1, description="How long the server may take to load the model, in seconds."
+        default=1200, ge=1, description="How long the server may take to load the model, in seconds."
     )
 
 
