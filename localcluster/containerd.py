@@ -7,14 +7,13 @@ from pathlib import Path
 from engine_jobs.errors import UserError
 from localcluster.component import Component, ToolPath, accepts_unix
 from localcluster.paths import POD_BRIDGE, POD_CIDR, Paths
+from localcluster.process import INHERITED
 
 LOOPBACK = "127.0.0.1"
 NAMESPACE = "k8s.io"  # the one that the kubelet's runtime interface uses
 POD_NETWORK = "llm-serving"
 POD_SUBNET = POD_CIDR.replace(".0.0/16", ".0.0/24")
 _SYS_RESOURCE = 24  # the capability that lowers an OOM score
-# Debian's package has them in the first, the project's own releases in the second.
-CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"))
 
 
 def containerd(paths: Paths, tool: ToolPath, pause_image: str) -> Component:
@@ -22,8 +21,16 @@ def containerd(paths: Paths, tool: ToolPath, pause_image: str) -> Component:
     return Component(
         name="containerd",
         argv=(str(tool("containerd")), "--config", str(config), "--log-level", "warn"),
+        # containerd looks for its shim on PATH.
+        environment={"PATH": f"{tool('containerd-shim-runc-v2').parent}:{INHERITED['PATH']}"},
         files={
-            config: containerd_configuration(paths, tool("runc"), pause_image, can_lower_oom_scores()),
+            config: containerd_configuration(
+                paths,
+                runc=tool("runc"),
+                plugins=tool("cni:bridge").parent,
+                pause_image=pause_image,
+                can_lower_oom=can_lower_oom_scores(),
+            ),
             network: json.dumps(cni_configuration(paths), indent=2),
         },
         is_healthy=lambda: accepts_unix(paths.containerd_socket),
@@ -37,7 +44,7 @@ def can_lower_oom_scores() -> bool:
     return bool(effective >> _SYS_RESOURCE & 1)
 
 
-def containerd_configuration(paths: Paths, runc: Path, pause_image: str, can_lower_oom: bool) -> str:
+def containerd_configuration(paths: Paths, *, runc: Path, plugins: Path, pause_image: str, can_lower_oom: bool) -> str:
     """The TOML of containerd's configuration, version 2 (newer containerds read it too)."""
 
     def quoted(value: object) -> str:
@@ -67,7 +74,7 @@ restrict_oom_score_adj = {str(not can_lower_oom).lower()}
 netns_mounts_under_state_dir = true
 
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = {quoted(cni_folder())}
+bin_dir = {quoted(plugins)}
 conf_dir = {quoted(paths.cni / "conf")}
 
 [plugins."io.containerd.grpc.v1.cri".containerd]
@@ -104,15 +111,6 @@ def cni_configuration(paths: Paths) -> dict[str, object]:
             }
         ],
     }
-
-
-def cni_folder() -> Path:
-    """Where the CNI plugins are. Raises UserError where there are none."""
-    for folder in CNI_FOLDERS:
-        if (folder / "bridge").exists():
-            return folder
-    places = " nor ".join(str(folder) for folder in CNI_FOLDERS)
-    raise UserError(f"no CNI plugins in {places}: install containernetworking-plugins")
 
 
 class ContainerdClient:

@@ -81,19 +81,19 @@ def is_complete() -> bool:
         and "UP" in link.get("flags", [])
         and HOST_ADDRESS in _run("ip", "-4", "addr", "show", "dev", BRIDGE)
         and all(_sysctl(name).read_text().strip() == value for name, value in SYSCTLS.items())
-        and _succeeds("nft", "list", "chain", "inet", TABLE, "postrouting")
+        and _try("nft", "list", "chain", "inet", TABLE, "postrouting") is not None
     )
 
 
 def remove(paths: Paths) -> None:
     """Removes the interfaces with their routes, the nft tables (kube-proxy's too), and sets the sysctls back."""
     for veth in json.loads(_run("ip", "-j", "link", "show", "master", POD_BRIDGE) if _link(POD_BRIDGE) else "[]"):
-        _succeeds("ip", "link", "delete", veth["ifname"])
+        _try("ip", "link", "delete", veth["ifname"])
     for bridge in (POD_BRIDGE, BRIDGE):
         if _link(bridge) is not None:
             _run("ip", "link", "delete", bridge)
     for family, table in (("inet", TABLE), *KUBE_PROXY_TABLES):
-        _succeeds("nft", "delete", "table", family, table)
+        _try("nft", "delete", "table", family, table)
     record = _sysctl_record(paths)
     if record.exists():
         known = json.loads(record.read_text())
@@ -108,7 +108,7 @@ def remainder() -> list[str]:
     """What of ours is still there, in words."""
     links = [f"interface {name}" for name in (BRIDGE, POD_BRIDGE) if _link(name) is not None]
     tables = (("inet", TABLE), *KUBE_PROXY_TABLES)
-    return links + [f"nft table {f} {t}" for f, t in tables if _succeeds("nft", "list", "table", f, t)]
+    return links + [f"nft table {f} {t}" for f, t in tables if _try("nft", "list", "table", f, t) is not None]
 
 
 def _set_sysctls(paths: Paths) -> None:
@@ -134,15 +134,20 @@ def _sysctl(name: str) -> Path:
 
 def _link(name: str) -> dict[str, Any] | None:
     """The interface as `ip -j` shows it; None where there is none."""
-    shown = subprocess.run(["ip", "-j", "link", "show", "dev", name], capture_output=True, text=True, check=False)
-    if shown.returncode != 0:
+    shown = _try("ip", "-j", "link", "show", "dev", name)
+    if shown is None:
         return None
-    links: list[dict[str, Any]] = json.loads(shown.stdout)
+    links: list[dict[str, Any]] = json.loads(shown)
     return links[0]
 
 
-def _succeeds(*argv: str) -> bool:
-    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+def _try(*argv: str) -> str | None:
+    """The command's output; None where it fails, or is not installed (then nothing of ours can be there)."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def _run(*argv: str, stdin: str | None = None) -> str:

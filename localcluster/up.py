@@ -1,0 +1,197 @@
+"""Brings the local cluster up: starts what does not run, or runs otherwise than it should, and nothing else.
+
+A failure ends what this run started, so that a half-started cluster is not left behind; the state stays.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from engine_jobs.errors import UserError
+from engine_jobs.images import reference
+from localcluster import cgroups, kserve, manifests, network, preflight
+from localcluster.cluster import Cluster, Waves
+from localcluster.component import Component
+from localcluster.dns import dns_objects
+from localcluster.down import stop_node, tear_down
+from localcluster.gateway import NAMESPACE, gateway_objects
+from localcluster.image_builder import LOADED, ImageBuilder
+from localcluster.lock import exclusive
+from localcluster.manifests import Manifest
+from localcluster.paths import LOCK, NODE_NAME, Paths
+from localcluster.progress import Progress
+from localcluster.status import node_is_ready
+from localcluster.toolchain import Toolchain, Tools
+
+CLUSTER_IMAGES = ("pause", "kserve-controller")
+START_PATIENCE_S = 90.0
+HEALTH_PATIENCE_S = 5.0
+ROLLOUT_PATIENCE_S = 180.0
+
+
+def up(paths: Paths, progress: Progress) -> None:
+    """Raises UserError where the machine does not do, a port is taken, or a component does not become healthy."""
+    preflight.check_root()
+    preflight.check_capabilities()
+    preflight.check_state_path(paths)
+    with exclusive(LOCK, "python -m localcluster up", progress.say):
+        _Up(Cluster(paths), progress).run()
+
+
+class _Up:
+    """One run of `up`, and what it has started so far."""
+
+    def __init__(self, cluster: Cluster, progress: Progress) -> None:
+        self.cluster = cluster
+        self.progress = progress
+        self.started: list[str] = []
+
+    def run(self) -> None:
+        paths, table = self.cluster.paths, self.cluster.table
+        network.check_owner(paths)
+        was_running = any(table.running(name) for name in table.names())
+        if not was_running:
+            preflight.check_memory()
+            preflight.check_disk((paths.state, paths.cache))
+            preflight.check_ports(fixed_listens(self.cluster))
+        with self.progress.phase("tools"):
+            tools = Toolchain(paths.tools).ensure(self.progress.say)
+        self.cluster.prepare()
+        waves = self.cluster.waves(tools.bin, reference("pause"))
+        try:
+            self._bring_up(waves, tools)
+        except BaseException:
+            self._undo(was_running)
+            raise
+        if was_running and not self.started:
+            self.progress.say("every component was running already")
+        self.progress.save(paths.timings)
+
+    def _bring_up(self, waves: Waves, tools: Tools) -> None:
+        with self.progress.phase("network"):
+            preflight.check_kernel()
+            if not network.is_complete():
+                network.ensure(self.cluster.paths)
+            cgroups.ensure()
+        pending = {component.name for wave in waves for component in wave if not self._runs_well(component)}
+        preflight.check_ports(
+            [
+                listen
+                for wave in waves
+                for component in wave
+                if component.name in pending and not self.cluster.table.running(component.name)
+                for listen in component.listens
+            ]
+        )
+        with ThreadPoolExecutor(1) as background:
+            images: Future[None] | None = None
+            for number, wave in enumerate(waves):
+                with self.progress.phase(("etcd, containerd, S3, Hub", "apiserver", "Kubernetes, gateway")[number]):
+                    self._start([component for component in wave if component.name in pending])
+                if images is None:
+                    images = background.submit(self._images, tools)
+            with self.progress.phase("objects"):
+                self._apply(tools)
+            assert images is not None
+            images.result()
+        with self.progress.phase("KServe ready"):
+            self._wait_for_kserve()
+
+    def _images(self, tools: Tools) -> None:
+        """The cluster's own images first, so that its pods start while those of the models are still being built."""
+        builder = ImageBuilder(paths=self.cluster.paths, tool=tools.bin, report=self.progress.say)
+        with self.progress.phase("the cluster's images"):
+            builder.ensure(self.cluster.paths.containerd_socket, CLUSTER_IMAGES)
+        with self.progress.phase("the models' images"):
+            builder.ensure(self.cluster.paths.containerd_socket, LOADED)
+
+    def _runs_well(self, component: Component) -> bool:
+        """Runs with the command line and configuration that it should have, and answers (it gets a while to)."""
+        component.write_files()
+        if not self.cluster.table.is_current(component.command):
+            return False
+        return wait_until(component.is_healthy, HEALTH_PATIENCE_S)
+
+    def _start(self, components: Sequence[Component]) -> None:
+        table = self.cluster.table
+        table.stop_all([component.name for component in components])
+        for component in components:
+            table.start(component.command)
+            self.started.append(component.name)
+        for component in components:
+            gone = threading.Event()
+
+            def healthy(component: Component = component, gone: threading.Event = gone) -> bool:
+                if table.running(component.name) is None:
+                    gone.set()
+                return gone.is_set() or component.is_healthy()
+
+            if not wait_until(healthy, START_PATIENCE_S) or gone.is_set():
+                what = "ended at once" if gone.is_set() else f"is not healthy after {START_PATIENCE_S:.0f} s"
+                raise UserError(
+                    f"{component.name} {what}. The end of its log ({table.log(component.name)}):\n"
+                    f"{table.tail(component.name)}"
+                )
+
+    def _apply(self, tools: Tools) -> None:
+        client = self.cluster.client
+        objects = cluster_objects(self.cluster, tools)
+        if not manifests.is_applied(client, objects):
+            manifests.apply(client, objects)
+
+    def _wait_for_kserve(self) -> None:
+        client = self.cluster.client
+        steps: list[tuple[str, Callable[[], bool]]] = [
+            (f"the node {NODE_NAME} is not Ready", lambda: node_is_ready(client)),
+            ("the gateway is not programmed", lambda: kserve.gateway_is_programmed(client)),
+            ("KServe's controller is not available", lambda: kserve.controller_is_available(client)),
+            ("KServe's webhooks do not answer", lambda: kserve.webhooks_answer(client)),
+        ]
+        for failure, check in steps:
+            if not wait_until(check, ROLLOUT_PATIENCE_S):
+                raise UserError(
+                    f"{failure} after {ROLLOUT_PATIENCE_S:.0f} s: see `python -m localcluster status`, "
+                    f"`python -m localcluster logs kserve-controller` and `kubectl -n {NAMESPACE} get pods`"
+                )
+
+    def _undo(self, was_running: bool) -> None:
+        if not was_running:
+            self.progress.say("ending what this run started; the state stays")
+            tear_down(self.cluster, keep_state=True)
+        elif self.started:
+            self.progress.say(f"ending what this run started: {', '.join(self.started)}")
+            self.cluster.table.stop_all(self.started[::-1])
+            if "containerd" in self.started:
+                stop_node(self.cluster)
+
+
+def fixed_listens(cluster: Cluster) -> list[preflight.Listen]:
+    """All addresses of the cluster, known before there is a tool."""
+    cluster.prepare()
+    return [listen for wave in cluster.waves(Path, "") for component in wave for listen in component.listens]
+
+
+def wait_until(check: Callable[[], bool], patience_s: float) -> bool:
+    """Asks until it holds; False where it does not within `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def cluster_objects(cluster: Cluster, tools: Tools) -> list[Manifest]:
+    """Everything that `up` applies: DNS, the gateway, KServe."""
+    upstream = kserve.render(
+        tools.bin("kubectl"),
+        tools.share("kserve") / "config",
+        tools.share("gateway-api") / "config" / "crd",
+        cluster.paths.cache / "manifests" / f"{tools.share('kserve').parent.name}.json",
+    )
+    components = kserve.kserve_objects(
+        upstream, cluster.pki, reference("kserve-controller"), reference("storage-initializer")
+    )
+    return [*dns_objects(), *gateway_objects(), *components]
