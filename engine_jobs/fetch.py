@@ -5,6 +5,7 @@ with its file, and only then the folder gets its name. Run again after a kill, i
 """
 
 import argparse
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import TypeVar
 
 from engine_jobs.durable import complete, full_disk_named, only_one, print_line
 from engine_jobs.errors import UserError, run
-from engine_jobs.hub_files import RemoteFile, is_intact, select
+from engine_jobs.hub_files import INDEX, RemoteFile, is_intact, select
 from engine_jobs.manifest import Manifest, ManifestFile, now, sha256_of
 from engine_jobs.progress import bytes_reported
 from engine_jobs.resolve import HubModelRevision, TransientHubError, explained, resolve_revision
@@ -98,13 +99,27 @@ def download(wanted: HubModelRevision, sha: str, partial: Path) -> tuple[Manifes
             f"{', '.join(file.path for file in damaged)} of {wanted.model} at {sha}: size or hash is not what the Hub "
             f"at {wanted.effective_endpoint()} lists, twice. The Hub's copy, or a proxy in between, is corrupt."
         )
-    for file in files:
-        if file.path.endswith(".safetensors"):
-            read_header(partial / file.path)
+    check_shards(partial)
     return tuple(
         ManifestFile(path=file.path, size=file.size, sha256=file.sha256 or sha256_of(partial / file.path))
         for file in files
     )
+
+
+def check_shards(folder: Path) -> None:
+    """Raises UserError where a safetensors file contradicts its own header, or the index names what is not there."""
+    tensors = {path.name: read_header(path).keys() for path in sorted(folder.glob("*.safetensors"))}
+    index = folder / INDEX["safetensors"]
+    if not index.exists():
+        return
+    try:
+        shard_of = dict(json.loads(index.read_bytes())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{index} is no index of safetensors files ({type(error).__name__}: {error}).") from error
+    for tensor, shard in shard_of.items():
+        if tensor not in tensors.get(shard, ()):
+            where = f"its file {shard} lacks it" if shard in tensors else f"the repository has no file {shard}"
+            raise UserError(f"{index} names a tensor {tensor}, and {where}: the checkpoint was not uploaded whole.")
 
 
 def snapshot(wanted: HubModelRevision, sha: str, folder: Path, files: Sequence[RemoteFile]) -> None:

@@ -1,5 +1,6 @@
 """A fetched checkpoint is complete and checked, or absent with a reason; a later call goes on where one was killed."""
 
+import json
 import os
 import signal
 import socket
@@ -237,6 +238,28 @@ class TestDamageIsFound:
         shard = models / "tiny" / SECOND_SHARD
         shard.write_bytes(damage(shard.read_bytes()))
         with hub(models) as address, pytest.raises(UserError, match=f"{SECOND_SHARD} is not a whole .*{message}"):
+            fetch(wanted(address), output)
+        self.no_output(output)
+
+    @pytest.mark.parametrize(
+        ("weight_map", "message"),
+        [
+            ({"x": "model-00003-of-00003.safetensors"}, "the repository has no file model-00003-of-00003.safetensors"),
+            ({"x": SECOND_SHARD}, f"its file {SECOND_SHARD} lacks it"),
+        ],
+    )
+    def test_in_an_index_that_names_what_is_not_there(
+        self, models: Path, output: Path, weight_map: dict[str, str], message: str
+    ) -> None:
+        (models / "tiny" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        with hub(models) as address, pytest.raises(UserError, match=f"names a tensor x, and {message}"):
+            fetch(wanted(address), output)
+        self.no_output(output)
+
+    @pytest.mark.parametrize("text", ["{", "{}", "[]", '{"weight_map": 7}'])
+    def test_in_an_index_that_is_none(self, models: Path, output: Path, text: str) -> None:
+        (models / "tiny" / "model.safetensors.index.json").write_text(text)
+        with hub(models) as address, pytest.raises(UserError, match="is no index of safetensors files"):
             fetch(wanted(address), output)
         self.no_output(output)
 
