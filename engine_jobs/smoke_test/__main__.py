@@ -1,6 +1,7 @@
 """The smoke test's command line: `python -m engine_jobs.smoke_test --help`."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -86,6 +87,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> None:
     options = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an answer may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         test = _test(options)
         if options.verdict_config_map is not None and not isinstance(test.target, InferenceServiceTarget):
@@ -186,7 +190,7 @@ def _json(data: str | None) -> Json:
     text = _read(data[1:]) if data.startswith("@") else data
     try:
         value: Json = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"--data is not JSON: {error}") from None
     return value
 

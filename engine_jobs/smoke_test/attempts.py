@@ -68,7 +68,9 @@ def ask_until_answered(
         started = time.monotonic()
         result: Answer | ProbeFailed
         try:
-            result = ask(max(0.001, min(request_timeout_s, deadline.left())))
+            if not deadline.left():
+                raise ProbeFailed(f"no time is left of the {deadline.seconds:.0f} s for the whole test")
+            result = ask(min(request_timeout_s, deadline.left()))
         except ProbeFailed as failure:
             result = failure
         seconds = time.monotonic() - started

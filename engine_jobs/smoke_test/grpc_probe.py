@@ -1,6 +1,7 @@
 """Asks one gRPC probe with Triton's client: server live and ready, model metadata and, with inputs, one inference."""
 
 import json
+import struct
 import urllib.parse
 
 import numpy as np
@@ -66,9 +67,12 @@ def _converse(client: triton.InferenceServerClient, probe: GrpcProbe, timeout_s:
     )
     names = [output.name for output in result.get_response().outputs]
     name = expected.name if expected is not None else names[0] if names else ""
-    array = result.as_numpy(name) if name in names else None
-    if array is None:
+    if name not in names:
         raise ProbeFailed(f"no output {name!r} in the answer (it has: {', '.join(names) or 'none'})", status="OK")
+    try:
+        array = result.as_numpy(name)
+    except (ValueError, struct.error) as error:
+        raise ProbeFailed(f"the output {name!r} cannot be read: {error}", status="OK") from None
     values = [each.decode("utf-8", "replace") if isinstance(each, bytes) else each for each in array.ravel().tolist()]
     text = f"{name}[{','.join(map(str, array.shape))}] = {_shown(values)}"
     if not values or all(each == "" for each in values):

@@ -66,7 +66,12 @@ def _certificates() -> ssl.SSLContext:
 
 
 def _body(probe: HttpProbe) -> str:
-    return json.dumps(probe.body, ensure_ascii=False)
+    text = json.dumps(probe.body, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON allows as an escape only
+        return json.dumps(probe.body)
+    return text
 
 
 def _send(probe: HttpProbe, origin: Origin, timeout_s: float) -> tuple[int, str, bytes]:
@@ -124,7 +129,7 @@ def _text_at(document: str, pointer: str) -> str:
     """What is not a text is shown as JSON; null and empty containers count as empty."""
     try:
         value: Json = json.loads(document)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"the answer is not JSON ({error})") from None
     for token in pointer.split("/")[1:]:
         key = token.replace("~1", "/").replace("~0", "~")

@@ -7,6 +7,7 @@ smoke test and has no place here.
 
 import hashlib
 import json
+import math
 import re
 import urllib.parse
 from collections.abc import Mapping
@@ -106,6 +107,7 @@ class GrpcProbe:
     def __post_init__(self) -> None:
         if self.expect_output is not None and not self.inputs:
             raise UserError(f"probe {self.name!r}: `expect_output` needs `inputs`; without them nothing is inferred")
+        _check_host("authority", self.authority)
         if self.address is not None and not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/]+):\d{1,5}", self.address):
             raise UserError(f"probe {self.name!r}: `address` is host:port, got {self.address!r}")
 
@@ -127,6 +129,12 @@ class InferenceServiceTarget:
     pod_labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what in ("name", "namespace"):
+            if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", getattr(self, what)):
+                raise UserError(
+                    f"the InferenceService's {what} {getattr(self, what)!r} is no Kubernetes name: "
+                    "lower-case letters, digits and '-', 63 at most"
+                )
         if self.gateway is not None:
             _check_url("gateway", self.gateway)
 
@@ -141,6 +149,7 @@ class UrlTarget:
 
     def __post_init__(self) -> None:
         _check_url("url", self.url)
+        _check_host("host", self.host)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +178,8 @@ class SmokeTest:
                 f"smoke test {self.name!r}: `component` needs an InferenceService, whose status has its host"
             )
         for key in ("deadline_s", "request_timeout_s", "attempts"):
-            if getattr(self, key) <= 0:
-                raise UserError(f"smoke test {self.name!r}: {key} must be above 0, got {getattr(self, key)}")
+            if not 0 < getattr(self, key) < math.inf:
+                raise UserError(f"smoke test {self.name!r}: {key} must be above 0 and finite, got {getattr(self, key)}")
         # 60 and 60.0 are one deadline, so they must have one JSON text.
         for key in ("deadline_s", "request_timeout_s"):
             object.__setattr__(self, key, float(getattr(self, key)))
@@ -193,8 +202,8 @@ class SmokeTest:
     def from_json(text: str, source: str = "smoke test") -> "SmokeTest":
         try:
             return SmokeTest.from_dict(json.loads(text), source)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{source}: not JSON: {error}") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{source}: not JSON: {error}") from None
 
 
 def content_key(test: SmokeTest) -> str:
@@ -218,8 +227,17 @@ def v2_probes(model: str, component: Component | None = None) -> tuple[HttpProbe
 
 
 def _check_url(what: str, url: str) -> None:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or parts.username:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or parts.username or re.search(r"\s", url):
         raise UserError(
             f"{what} {url!r} must look like http://HOST:PORT (or https), without a user, a query or a fragment"
         )
+
+
+def _check_host(what: str, host: str | None) -> None:
+    if host is not None and not re.fullmatch(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?", host):
+        raise UserError(f"{what} {host!r} is no host name (with or without a port), such as bloom.example.com")

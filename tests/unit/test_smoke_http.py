@@ -211,6 +211,9 @@ class TestAWrongAnswerIsFinal:
         assert "the answer is not JSON" in error
         assert "<html>hello</html>" in error
 
+    def test_json_that_is_only_deep(self) -> None:
+        assert "the answer is not JSON" in self.failed(Reply(body="[" * 200_000), QUESTION)
+
     @pytest.mark.parametrize("body", [[], {"error": "x"}, [[]], "text", [{"0": "x"}, 1]])
     def test_json_of_another_shape(self, body: object) -> None:
         error = self.failed(Reply(body=json.dumps(body)), probe(answer="/0/0/0"))
@@ -331,6 +334,12 @@ class TestCommandLine:
         assert self.run("--spec", "-", stdin=text).returncode == 0
         assert self.run("--spec-json", text).returncode == 0
 
+    def test_half_a_surrogate_pair_is_shown_as_its_escape(self) -> None:
+        with http_endpoint({PATH: Reply(body=r'[["\ud800"]]')}) as endpoint:
+            done = self.run("--url", endpoint.url, "--path", PATH, "--data", r'{"a": "\ud800"}', "--answer", "/0/0")
+        assert done.returncode == 0, done.stderr
+        assert r"\ud800" in done.stdout
+
     def test_a_body_from_a_file(self, served: HttpEndpoint, tmp_path: Path) -> None:
         (tmp_path / "body.json").write_text(json.dumps(BODY))
         done = self.run("--url", served.url, "--path", PATH, "--data", f"@{tmp_path / 'body.json'}")
@@ -350,6 +359,9 @@ class TestCommandLine:
             (["--url", "http://a", "--path", "/", "--data", "@/no/such"], "No such file or directory: /no/such"),
             (["--url", "http://a", "--gateway", "http://b", "--model", "m"], "--gateway goes with --inference-service"),
             (["--inference-service", "a", "--host", "b", "--model", "m"], "--host goes with --url"),
+            (["--url", "http://a", "--host", "ü", "--model", "m"], "host 'ü' is no host name"),
+            (["--url", "http://a", "--model", "m", "--timeout", "nan"], "request_timeout_s must be above 0 and finite"),
+            (["--spec-json", "[" * 100_000], "--spec-json: not JSON"),
             (["--spec-json", "{}", "--attempts", "3"], "--attempts has no place beside it"),
             (["--spec-json", '{"nam": 1}'], "--spec-json: unknown key 'nam'"),
             (["--spec", "/no/such"], "No such file or directory: /no/such"),

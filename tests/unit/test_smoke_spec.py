@@ -119,13 +119,29 @@ class TestNonsenseIsRefused:
 
     @pytest.mark.parametrize("field", ["deadline_s", "request_timeout_s", "attempts"])
     def test_bounds_are_above_zero(self, field: str) -> None:
-        with pytest.raises(UserError, match=f"{field} must be above 0"):
+        with pytest.raises(UserError, match=f"{field} must be above 0 and finite"):
             SmokeTest.from_dict(changed(**{field: 0}))
 
-    @pytest.mark.parametrize("gateway", ["127.0.0.1:8888", "ftp://a", "http://", "http://u:p@a", "http://a?x=1"])
+    @pytest.mark.parametrize(
+        "gateway", ["127.0.0.1:8888", "ftp://a", "http://", "http://u:p@a", "http://a?x=1", "http://[::1", "http://a:x"]
+    )
     def test_a_gateway_is_a_url(self, gateway: str) -> None:
         with pytest.raises(UserError, match="must look like http://HOST:PORT"):
             InferenceServiceTarget(name="a", namespace="b", gateway=gateway)
+
+    @pytest.mark.parametrize("host", ["ü.example", "a b", "a\r\nX: y", "", "http://a"])
+    def test_a_host_is_a_name(self, host: str) -> None:
+        with pytest.raises(UserError, match="is no host name"):
+            UrlTarget(url="http://a", host=host)
+        with pytest.raises(UserError, match="is no host name"):
+            GrpcProbe(name="g", model="m", authority=host)
+
+    @pytest.mark.parametrize("name", ["a/b", "..", "", "A", "-a", "a" * 64])
+    def test_a_service_has_a_kubernetes_name(self, name: str) -> None:
+        with pytest.raises(UserError, match="is no Kubernetes name"):
+            InferenceServiceTarget(name=name, namespace="b")
+        with pytest.raises(UserError, match="is no Kubernetes name"):
+            InferenceServiceTarget(name="a", namespace=name)
 
     def test_an_expected_text_needs_a_place_to_look(self) -> None:
         with pytest.raises(UserError, match="needs `answer`"):
