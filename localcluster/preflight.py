@@ -118,9 +118,10 @@ def parse_listeners(table: str) -> list[Listener]:
             continue
         host, port = fields[1].split(":")
         words = [bytes.fromhex(host[i : i + 8])[::-1] for i in range(0, len(host), 8)]
-        listeners.append(
-            Listener(address=ip_address(b"".join(words)), port=int(port, 16), inode=int(fields[9])),
-        )
+        address = ip_address(b"".join(words))
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        listeners.append(Listener(address=address, port=int(port, 16), inode=int(fields[9])))
     return listeners
 
 
@@ -137,7 +138,7 @@ def conflicts(wanted: Sequence[Listen], existing: Sequence[Listener]) -> list[tu
         for listen in wanted
         for listener in existing
         if listener.port == listen.port
-        and (listener.address.is_unspecified or str(listener.address) in (listen.address, f"::ffff:{listen.address}"))
+        and (listener.address.is_unspecified or str(listener.address) == listen.address)
     ]
 
 
