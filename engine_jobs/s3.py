@@ -35,6 +35,7 @@ REFUSALS = {
     "NoSuchKey": "there is no such object",
     "404": "there is no such bucket or object",
     "InvalidAccessKeyId": f"the server does not know this access key. {CREDENTIALS_HINT}",
+    "XAdminUserNotFound": f"the server does not know this access key. {CREDENTIALS_HINT}",  # versitygw's code for it
     "SignatureDoesNotMatch": f"the secret key is wrong for this access key. {CREDENTIALS_HINT}",
     "ExpiredToken": f"the session's credentials have expired. {CREDENTIALS_HINT}",
     "AccessDenied": "these credentials may not do that. Ask for read, write and list on the bucket, or use others",
