@@ -53,7 +53,7 @@ def _tidy(value: Any) -> Any:
     """Keys sorted, behind those that name an object; whole numbers as such (the engine's protocol knows only doubles)."""
     match value:
         case dict() if is_rpc_secret(value):
-            return unwrap_rpc_secret(value)
+            return _tidy(unwrap_rpc_secret(value))
         case dict():
             return {key: _tidy(value[key]) for key in sorted(value, key=lambda k: (_FIRST.get(k, len(_FIRST)), k))}
         case list():
