@@ -81,6 +81,7 @@ IMAGES = {
                 *_PACKAGE,
                 "engine_jobs/fastertransformer/__init__.py",
                 "engine_jobs/fastertransformer/completion.py",
+                "engine_jobs/fastertransformer/kserve_model.py",
                 "engine_jobs/fastertransformer/transformer.py",
                 "engine_jobs/images/transformer/requirements.lock",
             ),
