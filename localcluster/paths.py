@@ -137,8 +137,8 @@ class Paths:
 
     @property
     def work_volume(self) -> Path:
-        """Mode 1777; the host path of the work PersistentVolume."""
-        return self.state / "volumes" / "work"
+        """Mode 1777; the host path of the work PersistentVolume, as the stack file names it: the machine's, like the bridges."""
+        return Path("/var/lib/llm-serving/volumes/work")
 
     @property
     def pulumi(self) -> Path:
