@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine_jobs.errors import UserError
 from engine_jobs.images import reference
-from localcluster import cgroups, kserve, manifests, network, preflight
+from localcluster import cgroups, debian, kserve, manifests, network, preflight
 from localcluster.cluster import Cluster, Waves
 from localcluster.component import Component
 from localcluster.dns import dns_objects
@@ -56,8 +56,7 @@ class _Up:
             preflight.check_memory()
             preflight.check_disk((paths.state, paths.cache))
             preflight.check_ports(fixed_listens(self.cluster))
-        with self.progress.phase("tools"):
-            tools = Toolchain(paths.tools).ensure(self.progress.say)
+        tools = self._tools()
         self.cluster.prepare()
         waves = self.cluster.waves(tools.bin, reference("pause"))
         try:
@@ -68,6 +67,19 @@ class _Up:
         if was_running and not self.started:
             self.progress.say("every component was running already")
         self.progress.save(paths.timings)
+
+    def _tools(self) -> Tools:
+        """All tools. While they are built, what the images are made from is fetched, which takes little of a core."""
+        paths, say = self.cluster.paths, self.progress.say
+        with self.progress.phase("Debian packages"):
+            debian.ensure_packages(say)
+        builder = ImageBuilder(paths=paths, tool=system_tool, report=say)
+        built = builder.layout.images()
+        with ThreadPoolExecutor(1) as background:
+            if any(reference(name) not in built for name in LOADED):
+                background.submit(builder.prepare_downloads)  # a failure shows when the images are built
+            with self.progress.phase("tools"):
+                return Toolchain(paths.tools).ensure(say)
 
     def _bring_up(self, waves: Waves, tools: Tools) -> None:
         with self.progress.phase("network"):
@@ -171,6 +183,14 @@ def fixed_listens(cluster: Cluster) -> list[preflight.Listen]:
     """All addresses of the cluster, known before there is a tool."""
     cluster.prepare()
     return [listen for wave in cluster.waves(Path, "") for component in wave for listen in component.listens]
+
+
+def system_tool(name: str) -> Path:
+    """Where a system package's executable is."""
+    found = debian.locate(name, debian.search_path())
+    if found is None:
+        raise UserError(f"{name} is not installed")
+    return found
 
 
 def wait_until(check: Callable[[], bool], patience_s: float) -> bool:
