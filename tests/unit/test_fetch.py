@@ -15,7 +15,7 @@ import pytest
 
 from engine_jobs import fetch as fetch_module
 from engine_jobs.errors import UserError
-from engine_jobs.fetch import fetch
+from engine_jobs.fetch import discard_unfinished, fetch
 from engine_jobs.hub_files import RemoteFile, select
 from engine_jobs.progress import bytes_reported
 from engine_jobs.resolve import HubModelRevision, resolve_revision
@@ -376,6 +376,14 @@ class TestAKilledFetch:
         assert files_of(output) == TAKEN
         assert not list(output.parent.glob("*.partial-*"))
         assert not list(output.rglob("*.incomplete"))
+
+    def test_leaves_no_bytes_that_nobody_can_use(self, tmp_path: Path) -> None:
+        notes = tmp_path / fetch_module.CLIENT_FOLDER / "huggingface" / "download"
+        notes.mkdir(parents=True)
+        for path in (tmp_path / "kept", tmp_path / "stranger", notes / "kept.metadata", notes / "x.12ab.incomplete"):
+            path.write_text("x")
+        discard_unfinished(tmp_path, {"kept"})
+        assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"kept", "kept.metadata"}
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         turn = threading.Event()
