@@ -69,7 +69,8 @@ class ImageBuilder:
             missing = {name for name in with_bases(names) if reference(name) not in built}
             if not missing:
                 return references
-            self.prepare_downloads()
+            if with_bases(missing) & {"base"}:
+                self.prepare_downloads()
             driver = self._storage_driver()
             self._restore_bases(missing, driver)
             with ThreadPoolExecutor(WORKERS) as pool:

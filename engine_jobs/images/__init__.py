@@ -4,11 +4,14 @@ A tag is a content address: it changes with the image's Containerfile, its locke
 copied in, or its base, and with nothing else. So an unchanged image is never built again, and a pod never runs another image
 than the checkout describes. Debian's own point updates are not part of it: `base` follows the release.
 
-The Jobs' tag is part of every engine's content address (it names the converter), hence the rule for `sources`: only what runs
-in the container. The smoke test has an image of its own on top for the same reason.
+The Jobs' tag is part of every engine's content address (it names the converter), hence only what runs in the container goes in:
+the modules that its programs import, found by reading their import statements. The smoke test has an image of its own on top
+for the same reason.
 """
 
+import ast
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,15 +22,18 @@ PREFIX = "localhost/llm-serving"
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """`base`: another of the project's images, None for `scratch` or a public one. `sources`: paths below the repository's root,
-    a folder standing for the Python files below it. `programs`: what a Go build puts beside the Containerfile."""
+    """`base`: another of the project's images, None for `scratch` or a public one. `modules`: what runs in it; with these come
+    all modules of engine_jobs that they import. `files`: more paths below the repository's root, a folder standing for the
+    Python files below it. `programs`: what a Go build puts beside the Containerfile. `local`: built and loaded by the local
+    stack; else on a machine with a container engine and a registry.
+    """
 
     name: str
     base: str | None = None
-    sources: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
     local: bool = True
-    """Built and loaded by the local stack; False: on a machine with a container engine and a registry."""
 
     @property
     def folder(self) -> str:
@@ -38,60 +44,42 @@ class Image:
         return f"{self.folder}/Containerfile"
 
 
-_PACKAGE = ("engine_jobs/__init__.py", "engine_jobs/errors.py")
-
 IMAGES = {
     image.name: image
     for image in (
-        Image(name="pause", sources=("engine_jobs/images/pause/main.go",), programs=("pause",)),
+        Image(name="pause", files=("engine_jobs/images/pause/main.go",), programs=("pause",)),
         Image(
             name="kserve-controller",
-            sources=("localcluster/tools/kserve/go.mod", "localcluster/tools/kserve/go.sum"),
+            files=("localcluster/tools/kserve/go.mod", "localcluster/tools/kserve/go.sum"),
             programs=("manager",),
         ),
-        Image(name="base", sources=("engine_jobs/images/base/packages.txt",)),
+        Image(name="base", files=("engine_jobs/images/base/packages.txt",)),
         Image(
             name="jobs",
             base="base",
-            sources=(
-                *_PACKAGE,
-                "engine_jobs/bucket.py",
-                "engine_jobs/fetch.py",
-                "engine_jobs/manifest.py",
-                "engine_jobs/publish.py",
-                "engine_jobs/s3.py",
-                "engine_jobs/safetensors_header.py",
-                "engine_jobs/store.py",
-                "engine_jobs/unless_complete.py",
-                "engine_jobs/fastertransformer/__init__.py",
-                "engine_jobs/fastertransformer/checkpoint.py",
-                "engine_jobs/fastertransformer/convert.py",
-                "engine_jobs/fastertransformer/repository.py",
-                "engine_jobs/fastertransformer/cpu_backend",
-                "engine_jobs/images/jobs/requirements.lock",
+            modules=(
+                "engine_jobs.fetch",
+                "engine_jobs.publish",
+                "engine_jobs.unless_complete",
+                "engine_jobs.fastertransformer.convert",
+                "engine_jobs.fastertransformer.repository",
             ),
+            files=("engine_jobs/images/jobs/requirements.lock", "engine_jobs/fastertransformer/cpu_backend"),
         ),
-        Image(name="smoke-test", base="jobs", sources=(*_PACKAGE, "engine_jobs/smoke_test")),
-        Image(name="triton-cpu", base="base", sources=("engine_jobs/images/triton-cpu/requirements.lock",)),
+        Image(name="smoke-test", base="jobs", modules=("engine_jobs.smoke_test.__main__",)),
+        Image(name="triton-cpu", base="base", files=("engine_jobs/images/triton-cpu/requirements.lock",)),
         Image(name="triton-ft", local=False),
         Image(
             name="transformer",
             base="base",
-            sources=(
-                *_PACKAGE,
-                "engine_jobs/fastertransformer/__init__.py",
-                "engine_jobs/fastertransformer/completion.py",
-                "engine_jobs/fastertransformer/kserve_model.py",
-                "engine_jobs/fastertransformer/transformer.py",
-                "engine_jobs/images/transformer/requirements.lock",
-            ),
+            modules=("engine_jobs.fastertransformer.transformer",),
+            files=("engine_jobs/images/transformer/requirements.lock",),
         ),
         Image(
             name="storage-initializer",
             base="base",
-            sources=(
-                *_PACKAGE,
-                "engine_jobs/manifest.py",
+            modules=("engine_jobs.manifest",),
+            files=(
                 "engine_jobs/images/storage-initializer/initializer-entrypoint",
                 "engine_jobs/images/storage-initializer/requirements.lock",
             ),
@@ -101,22 +89,58 @@ IMAGES = {
 
 
 def source_files(image: Image, repository: Path = REPOSITORY) -> tuple[str, ...]:
-    """The files of `sources`, folders spelled out, sorted, each relative to the repository's root.
+    """All that is copied into the image, sorted, each path relative to the repository's root.
 
-    Raises FileNotFoundError for a source that the checkout lacks.
+    Raises FileNotFoundError for a file that the checkout lacks.
     """
-    files: set[str] = set()
-    for source in image.sources:
-        path = repository / source
+    files = {path.relative_to(repository).as_posix() for path in _module_files(image.modules, repository)}
+    for file in image.files:
+        path = repository / file
         if path.is_dir():
-            files.update(file.relative_to(repository).as_posix() for file in path.rglob("*.py"))
+            files.update(each.relative_to(repository).as_posix() for each in path.rglob("*.py"))
         elif path.is_file():
-            files.add(source)
+            files.add(file)
         else:
             raise FileNotFoundError(
                 2, f"the image {image.name} is made from a file that this checkout lacks", str(path)
             )
     return tuple(sorted(files))
+
+
+def _module_files(modules: tuple[str, ...], repository: Path) -> set[Path]:
+    """The files of these modules, of all of engine_jobs that they import, at any depth, and of the packages around them."""
+    files: set[Path] = set()
+    left = list(modules)
+    while left:
+        name = left.pop()
+        file = _module_file(name, repository)
+        if file is None:
+            raise FileNotFoundError(2, "a module that goes into an image is not in this checkout", name)
+        if file in files:
+            continue
+        files.add(file)
+        if "." in name:
+            left.append(name.rpartition(".")[0])
+        left.extend(_imports(file, repository))
+    return files
+
+
+def _module_file(name: str, repository: Path) -> Path | None:
+    path = repository.joinpath(*name.split("."))
+    return next((each for each in (path.with_suffix(".py"), path / "__init__.py") if each.is_file()), None)
+
+
+def _imports(file: Path, repository: Path) -> Iterator[str]:
+    """The modules of engine_jobs that the file imports anywhere in it. The house imports by absolute names only."""
+    for node in ast.walk(ast.parse(file.read_bytes(), str(file))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [node.module, *(name for name in inner if _module_file(name, repository))]
+        else:
+            continue
+        yield from (name for name in names if name.partition(".")[0] == "engine_jobs")
 
 
 @cache
