@@ -84,8 +84,7 @@ class _Up:
     def _bring_up(self, waves: Waves, tools: Tools) -> None:
         with self.progress.phase("network"):
             preflight.check_kernel()
-            if not network.is_complete():
-                network.ensure(self.cluster.paths)
+            network.ensure(self.cluster.paths)
             cgroups.ensure()
         pending = {component.name for wave in waves for component in wave if not self._runs_well(component)}
         preflight.check_ports(
