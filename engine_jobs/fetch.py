@@ -8,6 +8,7 @@ import argparse
 import json
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from glob import escape
 from pathlib import Path
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output-dir", type=Path, required=True, help="gets its name when it is complete")
     parser.add_argument("--endpoint", help="the Hub (default: HF_ENDPOINT, or the public one)")
     arguments = parser.parse_args(argv)
+    # The client's own guess about the disk; what really happens is told once, by full_disk_named.
+    warnings.filterwarnings("ignore", message="Not enough free disk space")
     wanted = HubModelRevision(model=arguments.model, revision=arguments.revision, endpoint=arguments.endpoint)
     fetch(wanted, arguments.output_dir)
 
@@ -127,7 +130,7 @@ def snapshot(wanted: HubModelRevision, sha: str, folder: Path, files: Sequence[R
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    disable_progress_bars()  # a log is no place for a bar; `progress` prints lines
+    disable_progress_bars()  # a log is no place for a bar; bytes_reported prints lines
     with explained(wanted):
         try:
             snapshot_download(
