@@ -38,7 +38,8 @@ def tear_down(cluster: Cluster, *, keep_state: bool) -> None:
     cluster.table.stop_all(["kubelet"])
     stop_node(cluster)
     cluster.table.stop_all(cluster.table.names())
-    unmount_below(cluster.paths.cluster)
+    for folder in (cluster.paths.cluster, cluster.paths.cache):  # a broken-off image build leaves mounts in the cache
+        unmount_below(folder)
     network.remove(cluster.paths)
     remove_traces(cluster.paths)
     if not keep_state:
@@ -108,7 +109,7 @@ def remainder(paths: Paths, *, patience_s: float = 5.0) -> list[str]:
     deadline = time.monotonic() + patience_s
     while True:
         left = [f"process {pid} (a container's shim)" for pid in shims(paths)]
-        left += [f"mount {point}" for point in mounts_below(paths.cluster)]
+        left += [f"mount {point}" for folder in (paths.cluster, paths.cache) for point in mounts_below(folder)]
         left += cgroups.remainder()
         left += network.remainder()
         if not left or time.monotonic() > deadline:

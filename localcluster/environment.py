@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from localcluster import stand_ins
 from localcluster.paths import HUB_PORT, PULUMI_PASSPHRASE, S3_PORT, S3_REGION, Paths
 from localcluster.toolchain import Toolchain
 
@@ -15,7 +16,8 @@ LOOPBACK = "127.0.0.1"
 def exports(paths: Paths) -> dict[str, str]:
     """The variables by name. Raises UserError where tools are missing."""
     tools = Toolchain(paths.tools).locate()
-    return variables(paths, tools.built_bin_dirs(), os.environ)
+    standing_in = [stand_ins.ensure(paths, stand_in) for stand_in in stand_ins.needed(paths, tools)]
+    return variables(paths, [*tools.built_bin_dirs(), *standing_in], os.environ)
 
 
 def variables(paths: Paths, tool_folders: Sequence[Path], environment: Mapping[str, str]) -> dict[str, str]:

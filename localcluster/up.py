@@ -11,7 +11,7 @@ from pathlib import Path
 
 from engine_jobs.errors import UserError
 from engine_jobs.images import reference
-from localcluster import cgroups, debian, kserve, manifests, network, preflight
+from localcluster import cgroups, debian, kserve, manifests, network, preflight, stand_ins
 from localcluster.cluster import Cluster, Waves
 from localcluster.component import Component
 from localcluster.dns import dns_objects
@@ -79,7 +79,10 @@ class _Up:
             if any(reference(name) not in built for name in LOADED):
                 background.submit(builder.prepare_downloads)  # a failure shows when the images are built
             with self.progress.phase("tools"):
-                return Toolchain(paths.tools).ensure(say)
+                tools = Toolchain(paths.tools).ensure(say)
+        for stand_in in stand_ins.needed(paths, tools):
+            say(f"{stand_in.what} is not installed: the stand-in of this repository is used")
+        return tools
 
     def _bring_up(self, waves: Waves, tools: Tools) -> None:
         with self.progress.phase("network"):
