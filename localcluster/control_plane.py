@@ -113,6 +113,8 @@ def controller_manager(paths: Paths, pki: Pki, tool: ToolPath) -> Component:
             f"--root-ca-file={pki.authority.certificate}",
             f"--cluster-signing-cert-file={pki.authority.certificate}",
             f"--cluster-signing-key-file={pki.authority.key}",
+            # A claim that is made just after its volume is bound in the next round of this period (default 15 s).
+            "--pvclaimbinder-sync-period=1s",
             "--profiling=false",
         ),
         reads=(pki.authority.certificate, pki.service_account_public_key),

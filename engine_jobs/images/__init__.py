@@ -58,6 +58,7 @@ IMAGES = {
             name="jobs",
             base="base",
             modules=(
+                "engine_jobs.bucket",
                 "engine_jobs.fetch",
                 "engine_jobs.publish",
                 "engine_jobs.unless_complete",
