@@ -10,7 +10,7 @@ by their aliases and tensors without `transformer.`. It writes, for each checkpo
 - M-tpN-TYPE.sha256   sha256 and name of every file of the reference's N-gpu folder
 - M-logits.npz        prompts, right-padded batch and the logits [rows, positions, vocabulary] at its real positions
 - six-heads/          the checkpoint itself: config.json and pytorch_model.bin (zip, fp32) as torch writes it
-- six-heads-bf16.bin     the same in bf16
+- six-heads-bf16/        the same in bf16
 - six-heads-legacy.bin   one tensor in torch's older format, which is refused
 """
 
@@ -64,8 +64,11 @@ def make_six_heads() -> None:
                 0.3 * torch.randn_like(parameter) + (1.0 if "layernorm.weight" in name or name == "ln_f.weight" else 0)
             )
     state = model.state_dict()
+    half = GOLDEN / "six-heads-bf16"
+    half.mkdir(exist_ok=True)
+    (half / "config.json").write_bytes((folder / "config.json").read_bytes())
     torch.save(state, folder / "pytorch_model.bin")
-    torch.save({name: tensor.bfloat16() for name, tensor in state.items()}, GOLDEN / "six-heads-bf16.bin")
+    torch.save({name: tensor.bfloat16() for name, tensor in state.items()}, half / "pytorch_model.bin")
     torch.save(
         {"ln_f.weight": state["ln_f.weight"]}, GOLDEN / "six-heads-legacy.bin", _use_new_zipfile_serialization=False
     )
@@ -121,6 +124,8 @@ def main() -> None:
         for ranks in sizes:
             for data_type in ("fp32", "fp16"):
                 write_sums(reference, name, checkpoint, ranks, data_type)
+    for data_type in ("fp32", "fp16"):
+        write_sums(reference, "six-heads-bf16", GOLDEN / "six-heads-bf16", 2, data_type)
 
 
 if __name__ == "__main__":
