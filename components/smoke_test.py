@@ -21,7 +21,6 @@ from engine_jobs.recipe import JobSpec, Plan, Resources, Step
 from engine_jobs.smoke_test import ClusterAccess, InferenceServiceTarget, content_key, run_smoke_test
 from engine_jobs.smoke_test import SmokeTest as SmokeTestSpec
 
-
 OWN_JOB = k8s.core.v1.EnvVarSourceArgs(
     field_ref=k8s.core.v1.ObjectFieldSelectorArgs(field_path="metadata.labels['batch.kubernetes.io/controller-uid']")
 )
