@@ -198,7 +198,7 @@ def gateway_is_programmed(client: ApiserverClient) -> bool:
         gateway = client.get(f"/apis/{API_GROUP}/v1/namespaces/{NAMESPACE}/gateways/{GATEWAY}")
     except (ApiserverError, OSError):
         return False
-    conditions = gateway.get("status", {}).get("conditions", [])
+    conditions = gateway.get("status", {}).get("conditions") or []
     return any(c["type"] == "Programmed" and c["status"] == "True" for c in conditions)
 
 

@@ -60,7 +60,7 @@ def wait_established(client: ApiserverClient, definition: str, *, patience_s: fl
     deadline = time.monotonic() + patience_s
     path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition}"
     while True:
-        conditions = client.get(path).get("status", {}).get("conditions", [])
+        conditions = client.get(path).get("status", {}).get("conditions") or []
         if any(c["type"] == "Established" and c["status"] == "True" for c in conditions):
             return
         if time.monotonic() > deadline:
@@ -82,6 +82,8 @@ class _Applier:
             self.client.request("PATCH", path, item, content_type="application/apply-patch+yaml")
         except ApiserverError as error:
             raise UserError(f"the apiserver refused {item['kind']} {metadata['name']}: {error}") from error
+        except TimeoutError as error:
+            raise UserError(f"the apiserver took too long over {item['kind']} {metadata['name']}: try again") from error
 
     def _collection(self, item: Manifest) -> str:
         version = item["apiVersion"]

@@ -57,7 +57,7 @@ def node_is_ready(client: ApiserverClient) -> bool:
         node = client.get(f"/api/v1/nodes/{NODE_NAME}")
     except (ApiserverError, OSError):
         return False
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions") or [])
 
 
 def as_table(rows: Sequence[Row]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine_jobs.errors import UserError
 from engine_jobs.images import reference
 from localcluster import cgroups, debian, kserve, manifests, network, preflight, stand_ins
+from localcluster.apiserver_client import ApiserverClient
 from localcluster.cluster import Cluster, Waves
 from localcluster.component import Component
 from localcluster.dns import dns_objects
@@ -150,7 +151,8 @@ class _Up:
                 )
 
     def _apply(self, tools: Tools) -> None:
-        client = self.cluster.client
+        # KServe's largest definition has 700 KB, over which a busy machine's apiserver thinks for seconds.
+        client = ApiserverClient(self.cluster.pki, timeout_s=60.0)
         objects = cluster_objects(self.cluster, tools)
         if not manifests.is_applied(client, objects):
             manifests.apply(client, objects)
