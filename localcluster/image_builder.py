@@ -6,6 +6,7 @@ overlay where the cache's file system allows it, plain copies otherwise. Layers 
 than plain tar, and a third of gzip's time.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -28,11 +29,12 @@ from localcluster.paths import REPOSITORY, Paths, default_paths
 from localcluster.toolchain import Toolchain
 from localcluster.wheelhouse import ensure_wheels
 
-RUN_ROOT = Path(
+self.run_root = Path(
     "/run/llm-serving-images"
 )  # buildah's mounts are the machine's: they end with it, and so must its notes on them
 WORKERS = 2
 MAX_LOG_LINES = 30
+CONTEXT = ".context-"
 STAGED_AT = 1577836800  # 2020-01-01, in seconds since the epoch
 LOADED = tuple(image.name for image in IMAGES.values() if image.local and image.name != "base")
 
@@ -45,6 +47,10 @@ class ImageBuilder:
     tool: ToolPath
     report: Callable[[str], None]
     pushing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def run_root(self) -> Path:
+        return RUN / hashlib.sha256(str(self.paths.images).encode()).hexdigest()[:12]
 
     @property
     def layout(self) -> Layout:
@@ -72,6 +78,7 @@ class ImageBuilder:
             if with_bases(missing) & {"base"}:
                 self.prepare_downloads()
             driver = self._storage_driver()
+            self._sweep(driver)
             self._restore_bases(missing, driver)
             with ThreadPoolExecutor(WORKERS) as pool:
                 for stage in stages(missing):
@@ -88,10 +95,22 @@ class ImageBuilder:
             load(self.tool("ctr"), socket, self.layout, absent)
         return references
 
+    def release(self) -> None:
+        """Unmounts and removes what a killed build left; the images stay. For `down`."""
+        if self.run_root.exists():
+            with exclusive(self.paths.images / "build.lock", "build of the images", self.report):
+                self._sweep(self._storage_driver())
+                shutil.rmtree(self.run_root, ignore_errors=True)
+
+    def _sweep(self, driver: str) -> None:
+        self._run_buildah(driver, "rm", "--all")
+        for left in self.paths.images.glob(f"{CONTEXT}*"):
+            shutil.rmtree(left)
+
     def _build(self, image: Image, driver: str) -> None:
         self.report(f"images: building {image.name}")
         self.paths.images.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".context-", dir=self.paths.images) as scratch:
+        with tempfile.TemporaryDirectory(prefix=CONTEXT, dir=self.paths.images) as scratch:
             context = Path(scratch)
             self._stage(image, context)
             arguments = ["--isolation", "chroot", "--pull-never", "--layers", "--tag", reference(image.name)]
@@ -153,7 +172,7 @@ class ImageBuilder:
 
     def _run_buildah(self, driver: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         storage = self.paths.images / "storage"
-        command = [str(self.tool("buildah")), "--root", str(storage), "--runroot", str(RUN_ROOT)]
+        command = [str(self.tool("buildah")), "--root", str(storage), "--runroot", str(self.run_root)]
         return subprocess.run(
             [*command, "--storage-driver", driver, *arguments],
             stdin=subprocess.DEVNULL,
