@@ -29,9 +29,8 @@ from localcluster.paths import REPOSITORY, Paths, default_paths
 from localcluster.toolchain import Toolchain
 from localcluster.wheelhouse import ensure_wheels
 
-self.run_root = Path(
-    "/run/llm-serving-images"
-)  # buildah's mounts are the machine's: they end with it, and so must its notes on them
+# buildah's mounts are the machine's: they end with it, and so must its notes on them.
+RUN = Path("/run/llm-serving-images")
 WORKERS = 2
 MAX_LOG_LINES = 30
 CONTEXT = ".context-"
