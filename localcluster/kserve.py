@@ -22,6 +22,9 @@ from localcluster.paths import INGRESS_DOMAIN
 from localcluster.pki import KSERVE_WEBHOOK, Pki
 
 CONTROLLER = "kserve-controller-manager"
+CONFIG = "inferenceservice-config"
+# Above upstream's limit of 1Gi, at which larger models end as OOM, and below its request, as there are two cores.
+STORAGE_INITIALIZER = {"cpuRequest": "50m", "cpuLimit": "2", "memoryRequest": "100Mi", "memoryLimit": "2Gi"}
 _CERT_MANAGER_ANNOTATION = "cert-manager.io/inject-ca-from"
 _WEBHOOKS = ("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")
 # cert-manager's, the metrics proxy's, and an empty Secret that nothing reads.
@@ -40,7 +43,8 @@ _GATEWAY_KINDS = ("GatewayClass", "Gateway", "HTTPRoute", "GRPCRoute", "Referenc
 def render(kubectl: Path, kserve_config: Path, gateway_crds: Path, cached: Path) -> list[Manifest]:
     """The upstream objects, from the two modules' folders; kept as JSON in `cached`, since the YAML takes seconds."""
     if not cached.exists():
-        objects = [*_kustomize(kubectl, kserve_config / "default"), *_kustomize(kubectl, gateway_crds)]
+        folders = (kserve_config / "configmap", kserve_config / "default", gateway_crds)
+        objects = [item for folder in folders for item in _kustomize(kubectl, folder)]
         cached.parent.mkdir(parents=True, exist_ok=True)
         draft = cached.with_suffix(".new")
         draft.write_text(json.dumps(objects))
@@ -53,7 +57,8 @@ def kserve_objects(
     upstream: Sequence[Manifest], pki: Pki, controller_image: str, storage_initializer_image: str
 ) -> list[Manifest]:
     """What is applied: the upstream objects as this module's docstring says, and the configuration."""
-    config = inference_service_config(storage_initializer_image)
+    (upstream_config,) = (item for item in upstream if item["metadata"]["name"] == CONFIG)
+    config = inference_service_config(upstream_config, storage_initializer_image)
     settled = hashlib.sha256((config["data"]["ingress"] + config["data"]["deploy"]).encode()).hexdigest()[:16]
     authority = base64.b64encode(pki.webhook_authority.certificate.read_bytes()).decode()
     objects: list[Manifest] = [
@@ -68,7 +73,7 @@ def kserve_objects(
     ]
     for item in upstream:
         kind, name = item["kind"], item["metadata"]["name"]
-        if kind in _DROPPED_KINDS or name in _DROPPED_NAMES or _is_unused_gateway_object(item):
+        if kind in _DROPPED_KINDS or name in (CONFIG, *_DROPPED_NAMES) or _is_unused_gateway_object(item):
             continue
         changed = _without_injection(item)
         if kind in _WEBHOOKS:
@@ -82,52 +87,29 @@ def kserve_objects(
     return objects
 
 
-def inference_service_config(storage_initializer_image: str) -> Manifest:
-    """The ConfigMap `inferenceservice-config`: Standard mode, routes through the Gateway API, requests for two cores."""
-    data = {
+def inference_service_config(upstream: Manifest, storage_initializer_image: str) -> Manifest:
+    """The ConfigMap `inferenceservice-config`: Standard mode, routes through the Gateway API, requests for two cores.
+
+    All else is as upstream has it: the controller refuses to start, or to mutate a pod, where a part is missing.
+    """
+    changes = {
         "deploy": {"defaultDeploymentMode": "Standard"},
         "ingress": {
             "enableGatewayApi": True,
             "kserveIngressGateway": f"{NAMESPACE}/{GATEWAY}",
             "ingressDomain": INGRESS_DOMAIN,
-            "domainTemplate": "{{ .Name }}-{{ .Namespace }}.{{ .IngressDomain }}",
-            "urlScheme": "http",
-            "disableIngressCreation": False,
             "disableIstioVirtualHost": True,
             "disableHTTPRouteTimeout": True,
         },
-        "storageInitializer": {
-            "image": storage_initializer_image,
-            "cpuRequest": "50m",
-            "cpuLimit": "2",
-            "memoryRequest": "100Mi",
-            "memoryLimit": "2Gi",
-            "caBundleConfigMapName": "",
-            "caBundleVolumeMountPath": "/etc/ssl/custom-certs",
-            "enableModelcar": False,
-        },
-        "credentials": {
-            "storageSpecSecretName": "storage-config",
-            "storageSecretNameAnnotation": "serving.kserve.io/storageSecretName",
-            "gcs": {"gcsCredentialFileName": "gcloud-application-credentials.json"},
-            "s3": {
-                "s3AccessKeyIDName": "AWS_ACCESS_KEY_ID",
-                "s3SecretAccessKeyName": "AWS_SECRET_ACCESS_KEY",
-            },
-        },
+        "storageInitializer": {"image": storage_initializer_image, **STORAGE_INITIALIZER, "enableModelcar": False},
         "inferenceService": {
             "resource": {"cpuRequest": "100m", "cpuLimit": "2", "memoryRequest": "256Mi", "memoryLimit": "4Gi"}
         },
-        "metricsAggregator": {"enableMetricAggregation": "false", "enablePrometheusScraping": "false"},
-        "localModel": {"enabled": False},
-        "security": {"autoMountServiceAccountToken": True},
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "inferenceservice-config", "namespace": NAMESPACE},
-        "data": {key: json.dumps(value, indent=2) for key, value in data.items()},
-    }
+    data = {key: text for key, text in upstream["data"].items() if key != "_example"}
+    for key, values in changes.items():
+        data[key] = json.dumps({**json.loads(data[key]), **values}, indent=2)
+    return {**upstream, "data": data}
 
 
 def webhook_certificate(pki: Pki) -> Manifest:
@@ -145,7 +127,8 @@ def webhook_certificate(pki: Pki) -> Manifest:
 
 
 def storage_container(image: str) -> Manifest:
-    """What downloads a model into its pod. The limit is above upstream's 1Gi, at which larger models end as OOM."""
+    """What downloads a model into its pod."""
+    values = STORAGE_INITIALIZER
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
         "kind": "ClusterStorageContainer",
@@ -155,7 +138,10 @@ def storage_container(image: str) -> Manifest:
                 "name": "storage-initializer",
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
-                "resources": {"requests": {"cpu": "50m", "memory": "100Mi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+                "resources": {
+                    "requests": {"cpu": values["cpuRequest"], "memory": values["memoryRequest"]},
+                    "limits": {"cpu": values["cpuLimit"], "memory": values["memoryLimit"]},
+                },
             },
             "supportedUriFormats": [{"prefix": "s3://"}, {"prefix": "gs://"}, {"prefix": "hf://"}],
             "workloadType": "initContainer",

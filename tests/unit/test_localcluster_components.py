@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -162,7 +162,20 @@ class TestGateway:
 
 
 class TestKServe:
+    CONFIG: ClassVar[dict[str, Any]] = {
+        "kind": "ConfigMap",
+        "metadata": {"name": "inferenceservice-config", "namespace": "kserve"},
+        "data": {
+            "_example": "long",
+            "deploy": '{"defaultDeploymentMode": "Serverless"}',
+            "ingress": '{"enableGatewayApi": false, "ingressGateway": "needed/even-so", "ingressDomain": "example.com"}',
+            "storageInitializer": '{"image": "elsewhere/initializer", "memoryLimit": "1Gi"}',
+            "inferenceService": "{}",
+            "agent": '{"image": "elsewhere/agent"}',
+        },
+    }
     UPSTREAM: tuple[dict[str, Any], ...] = (
+        CONFIG,
         {"kind": "Certificate", "metadata": {"name": "serving-cert"}},
         {"kind": "Secret", "metadata": {"name": "kserve-webhook-server-secret"}},
         {
@@ -236,13 +249,19 @@ class TestKServe:
         assert json.dumps(self.UPSTREAM) == before
 
     def test_standard_mode_routes_through_the_gateway(self) -> None:
-        data = kserve.inference_service_config("localhost/initializer:1")["data"]
+        data = kserve.inference_service_config(self.CONFIG, "localhost/initializer:1")["data"]
         assert json.loads(data["deploy"]) == {"defaultDeploymentMode": "Standard"}
         ingress = json.loads(data["ingress"])
         assert ingress["enableGatewayApi"] is True
         assert ingress["kserveIngressGateway"] == "kserve/kserve-ingress-gateway"
         assert ingress["ingressDomain"] == "llm.localhost"
         assert json.loads(data["storageInitializer"])["image"] == "localhost/initializer:1"
+
+    def test_the_rest_of_the_configuration_is_upstreams(self) -> None:
+        data = kserve.inference_service_config(self.CONFIG, "localhost/initializer:1")["data"]
+        assert json.loads(data["ingress"])["ingressGateway"] == "needed/even-so"
+        assert data["agent"] == self.CONFIG["data"]["agent"]
+        assert "_example" not in data
 
 
 class TestWhereThingsAre:
