@@ -92,7 +92,7 @@ def inference_service_config(upstream: Manifest, storage_initializer_image: str)
 
     All else is as upstream has it: the controller refuses to start, or to mutate a pod, where a part is missing.
     """
-    changes = {
+    changes: dict[str, dict[str, object]] = {
         "deploy": {"defaultDeploymentMode": "Standard"},
         "ingress": {
             "enableGatewayApi": True,
