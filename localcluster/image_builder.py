@@ -94,14 +94,8 @@ class ImageBuilder:
             load(self.tool("ctr"), socket, self.layout, absent)
         return references
 
-    def release(self) -> None:
-        """Unmounts and removes what a killed build left; the images stay. For `down`."""
-        if self.run_root.exists():
-            with exclusive(self.paths.images / "build.lock", "build of the images", self.report):
-                self._sweep(self._storage_driver())
-                shutil.rmtree(self.run_root, ignore_errors=True)
-
     def _sweep(self, driver: str) -> None:
+        """Removes what a killed build left: its working containers with their mounts, and its contexts."""
         self._run_buildah(driver, "rm", "--all")
         for left in self.paths.images.glob(f"{CONTEXT}*"):
             shutil.rmtree(left)
