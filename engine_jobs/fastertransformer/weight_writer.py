@@ -137,7 +137,8 @@ def transposed(raw: Bits, rows: list[slice], first: int, stop: int) -> Bits:
     lane = LANE_BYTES // raw.itemsize
     columns = stop - first
     if raw.shape[1] % lane or first % lane or columns % lane:
-        return np.concatenate([raw[part, first:stop].T for part in rows], axis=1)
+        # Joined first: numpy would keep the parts' order in memory, and with it the order of the checkpoint.
+        return np.ascontiguousarray(np.concatenate([raw[part, first:stop] for part in rows]).T)
     lanes = raw.view(np.complex128)[:, first // lane : stop // lane]
     width = sum(part.stop - part.start for part in rows)
     staged = np.empty((columns // lane, width), np.complex128)
@@ -148,7 +149,7 @@ def transposed(raw: Bits, rows: list[slice], first: int, stop: int) -> Bits:
             staged[:, at : at + len(tile)] = tile.T
             at += len(tile)
     turned = staged.view(raw.dtype).reshape(columns // lane, width, lane).transpose(0, 2, 1)
-    return turned.reshape(columns, width)
+    return np.ascontiguousarray(turned).reshape(columns, width)
 
 
 _HALF_AS_SINGLE = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
