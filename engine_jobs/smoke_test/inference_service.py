@@ -64,10 +64,12 @@ def wait_until_serving(
             time.sleep(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE_S)
         pods = _pods_in_trouble(client, target)
-    look = f"kubectl --namespace {target.namespace} describe pods --selector {SERVICE_LABEL}={target.name}"
-    raise ProbeFailed(
-        "\n  ".join([f"{where} is not ready after {deadline.spent():.0f} s:", *waiting, *pods, f"Look at: {look}"])
-    )
+    look = f"describe pods --selector {SERVICE_LABEL}={target.name}"
+    if not pods and all(line.startswith("IngressReady") for line in waiting):
+        pods = ["its pods are well: does the gateway's controller run, and does it accept the route?"]
+        look = "describe httproutes"
+    head = f"{where} is not ready after {deadline.spent():.0f} s:"
+    raise ProbeFailed("\n  ".join([head, *waiting, *pods, f"Look at: kubectl --namespace {target.namespace} {look}"]))
 
 
 def _read_service(client: Any, target: InferenceServiceTarget) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def _pods_in_trouble(client: Any, target: InferenceServiceTarget) -> list[str]:
     except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
         return [f"(its pods cannot be listed: {_reason(error)})"]
     pods: list[dict[str, Any]] = client.sanitize_for_serialization(found.items)
-    return [line for pod in pods for line in _pod_lines(pod)] or ["it has no pod in trouble"]
+    return [line for pod in pods for line in _pod_lines(pod)]
 
 
 def _pod_lines(pod: Mapping[str, Any]) -> list[str]:

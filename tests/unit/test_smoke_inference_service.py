@@ -240,6 +240,14 @@ class TestOneThatIsNeverReady:
         replies[PODS] = listing(pod({"name": "kserve-container", "state": {"running": {}}}))
         assert "container kserve-container runs and is not ready" in failure(cluster.ask(deadline=1))
 
+    def test_a_route_that_no_gateway_takes(self, cluster: Cluster, replies: Replies) -> None:
+        route = condition("IngressReady", "False", "ParentStatusNotAvailable", "Predictor HttpRouteNotReady")
+        replies[SERVICE] = service(conditions=[route, condition("PredictorReady", "True"), condition("Ready", "False")])
+        error = failure(cluster.ask(deadline=1))
+        assert "IngressReady is False: ParentStatusNotAvailable: Predictor HttpRouteNotReady" in error
+        assert "its pods are well: does the gateway's controller run" in error
+        assert error.endswith("kubectl --namespace models describe httproutes")
+
     def test_a_stopped_one(self, cluster: Cluster, replies: Replies) -> None:
         conditions = [condition("Ready", "False", "Stopped"), condition("Stopped", "True", "Stopped")]
         replies[SERVICE] = service(conditions=conditions)
