@@ -106,18 +106,21 @@ def main() -> int:
     except pulumi.RunError as error:
         pulumi.log.error(str(error))
         return USER_WAS_TOLD
-    except KeyboardInterrupt:
-        return 130
     except Exception as error:
         pulumi.log.error(f"Program failed with an unhandled exception:\n{_user_traceback(error, program)}")
         return USER_WAS_TOLD
-    finally:
-        executor.shutdown(wait=True)
-        loop.close()
-        sys.stdout.flush()
-        sys.stderr.flush()
+    executor.shutdown(wait=True)
+    loop.close()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        exit_code = main()
+    except KeyboardInterrupt:
+        exit_code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if exit_code:
+        # Threads that wait for an engine which has given up would hold the process.
+        os._exit(exit_code)

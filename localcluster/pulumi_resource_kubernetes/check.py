@@ -9,7 +9,9 @@ from localcluster.pulumi_resource_kubernetes.errors import ProviderError
 from localcluster.pulumi_resource_kubernetes.naming import Autonaming, assign_name, is_named
 from localcluster.pulumi_resource_kubernetes.objects import (
     REPLACE_UNREADY,
+    WAIT_FOR,
     annotated_true,
+    annotation,
     describe,
     is_patch,
     kind_of,
@@ -21,6 +23,7 @@ from localcluster.pulumi_resource_kubernetes.objects import (
 )
 from localcluster.pulumi_resource_kubernetes.session import Session
 from localcluster.pulumi_resource_kubernetes.values import Object
+from localcluster.pulumi_resource_kubernetes.wait_for import AllOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,8 @@ class Difference:
 def checked(
     session: Session, urn: str, news: Object, olds: Object, seed: bytes, autonaming: Autonaming | None
 ) -> Object:
-    """The inputs with a name and a namespace, in normal form, secrets marked. Raises ProviderError, NamingError."""
+    """The inputs with a name and a namespace, in normal form, secrets marked. Raises ProviderError, NamingError,
+    ExpressionError."""
     new = normalized(checkpoint.to_object(news))
     if kind_of(new).endswith("List") and "items" in new:
         raise ProviderError(
@@ -44,6 +48,9 @@ def checked(
         raise ProviderError(
             f"a {kind_of(new)}Patch changes an object that is there already: set metadata.name to its name"
         )
+    if wanted := annotation(new, WAIT_FOR):
+        # A mistake in it must not show after the object is made.
+        AllOf(wanted)
     assign_name(new, checkpoint.to_object(olds), name_of_urn(urn), seed, autonaming)
     session.scopes.learn(new)
     session.scopes.place(new, session.cluster_or_none(), session.default_namespace)

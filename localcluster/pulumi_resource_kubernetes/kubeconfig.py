@@ -136,8 +136,12 @@ def _in_cluster(settings: Settings) -> Access:
 
 def _client(configuration: Any) -> Any:
     from kubernetes import client
-    from urllib3 import Retry
+    from urllib3 import Retry, disable_warnings
+    from urllib3.exceptions import InsecureRequestWarning
 
+    if not configuration.verify_ssl:
+        # The kubeconfig says so; a warning for each request would bury everything else.
+        disable_warnings(InsecureRequestWarning)
     configuration.retries = Retry(connect=1, read=0, redirect=0, status=0, other=0)
     # One connection for each resource that is handled at a time.
     configuration.connection_pool_maxsize = 64

@@ -164,6 +164,9 @@ class KubernetesProvider(provider_pb2_grpc.ResourceProviderServicer):
                 return provider_pb2.ReadResponse(id=request.id, properties=request.properties, inputs=request.inputs)
             raise
         found = operations.read(self._session, target, request.id, state, inputs)
+        if not found.identifier:
+            # Without properties: that is how the engine knows that there is no such object.
+            return provider_pb2.ReadResponse()
         _fail_if_not_ready(found, context, with_inputs=True)
         return provider_pb2.ReadResponse(
             id=found.identifier, properties=to_struct(found.outputs), inputs=to_struct(found.inputs)
