@@ -19,6 +19,7 @@ from localcluster.pulumi_resource_kubernetes.operations import Outcome, Target
 from localcluster.pulumi_resource_kubernetes.session import Session
 from localcluster.pulumi_resource_kubernetes.settings import Settings
 from tests.engine.control_plane import ControlPlane
+from tests.engine.pods import PODS, end_pod
 
 NAMESPACE = "/api/v1/namespaces/default"
 
@@ -77,23 +78,7 @@ def _job(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def _end_pod(plane: ControlPlane, selector: str, *, exit_code: int, message: str = "") -> None:
-    """Makes the one pod end, as a kubelet reports it."""
-    pod = plane.wait_for(f"{NAMESPACE}/pods?labelSelector={selector}")["items"][0]
-    ended = {"exitCode": exit_code, "reason": "Completed" if exit_code == 0 else "Error", "message": message}
-    status = {
-        "phase": "Succeeded" if exit_code == 0 else "Failed",
-        "containerStatuses": [
-            {
-                "name": "main",
-                "image": "localhost/none:1",
-                "imageID": "",
-                "ready": False,
-                "restartCount": 0,
-                "state": {"terminated": ended},
-            }
-        ],
-    }
-    plane.merge(f"{NAMESPACE}/pods/{pod['metadata']['name']}/status", {"status": status})
+    end_pod(plane, plane.wait_for(f"{PODS}?labelSelector={selector}")["items"][0], exit_code, message)
 
 
 class TestAJob:
@@ -136,7 +121,7 @@ class TestAJob:
         self, creating: Callable[..., Future[Outcome]], session: Session, plane: ControlPlane
     ) -> None:
         future = creating(_job("cancelled"))
-        plane.wait_for(f"{NAMESPACE}/pods?labelSelector=job-name=cancelled")
+        plane.wait_for(f"{PODS}?labelSelector=job-name=cancelled")
         session.cancelled.set()
         made = future.result(10)
         assert made.not_ready is not None and "cancelled" in str(made.not_ready)
@@ -159,7 +144,7 @@ class TestADeployment:
         }
         spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
         future = creating({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec})
-        pod = plane.wait_for(f"{NAMESPACE}/pods?labelSelector=app=web")["items"][0]
+        pod = plane.wait_for(f"{PODS}?labelSelector=app=web")["items"][0]
         service = {
             "apiVersion": "v1",
             "kind": "Service",
@@ -176,7 +161,7 @@ class TestADeployment:
             "podIPs": [{"ip": "10.9.9.9"}],
             "conditions": [ready],
         }
-        plane.merge(f"{NAMESPACE}/pods/{pod['metadata']['name']}/status", {"status": status})
+        plane.merge(f"{PODS}/{pod['metadata']['name']}/status", {"status": status})
         began = time.monotonic()
         made = future.result(20)
         assert made.not_ready is None
@@ -193,7 +178,7 @@ class TestADeployment:
         spec = {"selector": {"matchLabels": labels}, "template": template}
         deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "stuck"}, "spec": spec}
         future = creating(deployment, timeout_s=4.0)
-        pod = plane.wait_for(f"{NAMESPACE}/pods?labelSelector=app=stuck")["items"][0]
+        pod = plane.wait_for(f"{PODS}?labelSelector=app=stuck")["items"][0]
         waiting = {"reason": "ErrImagePull", "message": "no such image"}
         container = {
             "name": "main",
@@ -204,7 +189,7 @@ class TestADeployment:
             "state": {"waiting": waiting},
         }
         status = {"phase": "Pending", "containerStatuses": [container]}
-        plane.merge(f"{NAMESPACE}/pods/{pod['metadata']['name']}/status", {"status": status})
+        plane.merge(f"{PODS}/{pod['metadata']['name']}/status", {"status": status})
         made = future.result(20)
         assert made.not_ready is not None
         assert "ErrImagePull: no such image" in "\n".join(made.not_ready.reasons)
