@@ -22,7 +22,8 @@ from engine_jobs.errors import UserError
 from localcluster.lock import exclusive
 from localcluster.tool_families import Family, Version, format_version, parse_version
 
-WORKERS = 2
+# The largest package of them all (the AWS SDK's EC2 client, in Traefik) takes the compiler 2.4 GB.
+MEMORY_OF_TWO_BUILDS_BYTES = 8 << 30
 REPORT_INTERVAL_S = 15.0
 _STAGING = ".building-"
 
@@ -77,6 +78,12 @@ def build_command(go: Path, family: Family, output: Path) -> list[str]:
     return [str(go), "build", "-v", "-ldflags", flags, "-o", str(output), executable.package]
 
 
+def workers(meminfo: str) -> int:
+    """How many families to build at once. `meminfo`: /proc/meminfo, in KiB."""
+    available = next(int(line.split()[1]) << 10 for line in meminfo.splitlines() if line.startswith("MemAvailable:"))
+    return 2 if available >= MEMORY_OF_TWO_BUILDS_BYTES else 1
+
+
 def _environment() -> dict[str, str]:
     """The user's (proxy, caches) with all that would change what is built set: static, this machine's, reproducible."""
     own = {name: value for name, value in os.environ.items() if name not in {"GOOS", "GOARCH", "GOEXPERIMENT"}}
@@ -102,7 +109,7 @@ class _Builds:
         ticker = threading.Thread(target=self._tick, daemon=True)
         ticker.start()
         try:
-            with ThreadPoolExecutor(WORKERS) as pool:
+            with ThreadPoolExecutor(workers(Path("/proc/meminfo").read_text())) as pool:
                 futures = [pool.submit(self._build, family, i) for i, family in enumerate(families)]
                 try:
                     for future in futures:

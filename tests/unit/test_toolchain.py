@@ -270,3 +270,7 @@ class TestMissingToolsAreBuiltOnceAndWhole:
         with pytest.raises(UserError, match=r"tools are missing \(gizmo\): run `make up`"):
             self.toolchain(family, tmp_path / "tools").locate()
         assert go_log.read_text() == ""
+
+    @pytest.mark.parametrize(("available", "builds"), [(23 << 20, 2), (8 << 20, 2), (4 << 20, 1)])
+    def test_little_memory_means_one_build_at_a_time(self, available: int, builds: int) -> None:
+        assert go_build.workers(f"MemTotal: 99999999 kB\nMemAvailable: {available} kB\n") == builds
