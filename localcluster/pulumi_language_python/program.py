@@ -19,6 +19,7 @@ from pathlib import Path
 USER_WAS_TOLD = 32
 PARENT_VARIABLE = "PULUMI_LANGUAGE_HOST_PID"
 _PR_SET_PDEATHSIG = 1
+_MONITOR_IS_GONE = "resource monitor shut down"
 
 
 def _end_with_parent() -> None:
@@ -107,6 +108,9 @@ def main() -> int:
         pulumi.log.error(str(error))
         return USER_WAS_TOLD
     except Exception as error:
+        if _MONITOR_IS_GONE in str(error):
+            # The engine has given up and said why; the calls that this ended are no news.
+            return USER_WAS_TOLD
         pulumi.log.error(f"Program failed with an unhandled exception:\n{_user_traceback(error, program)}")
         return USER_WAS_TOLD
     executor.shutdown(wait=True)
