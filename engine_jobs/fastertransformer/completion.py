@@ -2,7 +2,7 @@
 
 The tensors are those of FasterTransformer's GPT backend (B inputs, S tokens of the longest, W beams):
 input_ids UINT32[B,S] padded at the end, input_lengths UINT32[B,1], request_output_len UINT32[B,1], and one [B,1] for each
-optional parameter; back come output_ids UINT32[B,W,S+output] and sequence_length UINT32[B,W], prompt included, padding removed.
+optional parameter; back come output_ids UINT32[B,W,S+output], prompt included, and sequence_length UINT32[B,W].
 
 Needs numpy and tokenizers only; the server around it is kserve_model.py.
 """
@@ -162,7 +162,7 @@ class PromptTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    def tensors(self, prompts: Sequence[Prompt], limits: Limits) -> dict[str, NDArray[np.generic]]:
+    def tensors(self, prompts: Sequence[Prompt], limits: Limits) -> dict[str, NDArray[Any]]:
         """The model's input tensors by name. Raises BadRequest for an input of no or too many tokens."""
         rows = [encoding.ids for encoding in self._tokenizer.encode_batch([prompt.text for prompt in prompts])]
         for i, row in enumerate(rows):
@@ -174,7 +174,7 @@ class PromptTokenizer:
                 )
         # Every row repeats its last token up to the longest's length; input_lengths says where it really ends.
         longest = max(map(len, rows))
-        tensors: dict[str, NDArray[np.generic]] = {
+        tensors: dict[str, NDArray[Any]] = {
             "input_ids": np.array([row + row[-1:] * (longest - len(row)) for row in rows], np.uint32),
             "input_lengths": _column([len(row) for row in rows], np.uint32),
             "request_output_len": _column([prompt.output_len for prompt in prompts], np.uint32),
@@ -184,13 +184,22 @@ class PromptTokenizer:
                 tensors[name] = _column([prompt.parameters[name] for prompt in prompts], kind)
         return tensors
 
-    def texts(self, output_ids: NDArray[Any], sequence_length: NDArray[Any]) -> list[list[str]]:
-        """The prompt with its continuation, for each input and each of its beams."""
+    def texts(
+        self, asked: Mapping[str, NDArray[Any]], output_ids: NDArray[Any], sequence_length: NDArray[Any]
+    ) -> list[list[str]]:
+        """The prompt with its continuation, for each input and each of its beams. `asked`: the tensors of `tensors`.
+
+        The backend counts an input's padding in its sequence_length, though output_ids is without it and goes on with end
+        tokens (FasterTransformer decoding_kernels.cu, gatherTree).
+        """
+        width = asked["input_ids"].shape[1]
+        ends = asked["input_lengths"] + asked["request_output_len"]
+        lengths = np.minimum(sequence_length.astype(np.int64) - (width - asked["input_lengths"]), ends)
         return [
-            [self._tokenizer.decode(beam[:length].tolist()) for beam, length in zip(beams, lengths, strict=True)]
-            for beams, lengths in zip(output_ids, sequence_length, strict=True)
+            [self._tokenizer.decode(beam[:length].tolist()) for beam, length in zip(beams, row, strict=True)]
+            for beams, row in zip(output_ids, lengths, strict=True)
         ]
 
 
-def _column(values: Sequence[int | float], kind: type[np.generic]) -> NDArray[np.generic]:
+def _column(values: Sequence[int | float], kind: type[np.generic]) -> NDArray[Any]:
     return np.array(values, dtype=kind).reshape(-1, 1)

@@ -1,5 +1,7 @@
 """The transformer as a model of KServe's own Python server. Everything that needs no KServe is in completion.py."""
 
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
 
@@ -11,12 +13,16 @@ from kserve.model import InferenceVerb
 from kserve.predictor_config import PredictorConfig
 from kserve.protocol.grpc.grpc_predict_v2_pb2 import ModelMetadataRequest
 from kserve.protocol.grpc.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from numpy.typing import NDArray
 
 from engine_jobs.fastertransformer.completion import BadRequest, PromptTokenizer, read_prompts
 from engine_jobs.fastertransformer.transformer import Options
 
 METADATA_TIMEOUT_S = 10.0
 _REFUSED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE)
+
+# What a request asked for, from its preprocess to its postprocess, which run in one task.
+_asked: ContextVar[Mapping[str, NDArray[Any]]] = ContextVar("asked")
 
 Metadata = dict[str, list[dict[str, Any]]]
 
@@ -43,6 +49,7 @@ class FasterTransformerModel(Model):  # type: ignore[misc]  # kserve has no type
             tensors = self.tokenizer.tensors(read_prompts(payload, self.options.limits), self.options.limits)
         except BadRequest as error:
             raise InvalidInput(str(error)) from error
+        _asked.set(tensors)
         inputs = []
         for name, array in tensors.items():
             tensor = InferInput(
@@ -83,7 +90,8 @@ class FasterTransformerModel(Model):  # type: ignore[misc]  # kserve has no type
         missing = [name for name in ("output_ids", "sequence_length") if name not in outputs]
         if missing:
             raise InferenceError(f"the predictor's answer has no {' and no '.join(missing)}")
-        return self.tokenizer.texts(outputs["output_ids"].as_numpy(), outputs["sequence_length"].as_numpy())
+        output_ids, sequence_length = outputs["output_ids"].as_numpy(), outputs["sequence_length"].as_numpy()
+        return self.tokenizer.texts(_asked.get(), output_ids, sequence_length)
 
     async def get_input_types(self) -> list[dict[str, Any]]:
         return (await self._metadata())["inputs"]

@@ -145,27 +145,45 @@ class TestTensorsAreThoseOfTheBackend:
 
 
 class TestTheAnswerIsThePromptAndItsContinuation:
-    def answer(self, folder: Path, beams: list[list[str]], padding: int) -> list[list[str]]:
-        """What the transformer says where the backend gives these texts, each padded."""
+    def ids(self, tokenizer: PromptTokenizer, text: str) -> list[int]:
+        limits = Limits(output_tokens=1, input_tokens=1000, inputs=1)
+        row: list[int] = tokenizer.tensors([prompt(text)], limits)["input_ids"][0].tolist()
+        return row
+
+    def answer(self, folder: Path, prompts: list[Prompt], beams: list[list[str]], filler: int = END) -> list[list[str]]:
+        """What the transformer says where the backend goes on with these texts, as gatherTree lays them out."""
         tokenizer = PromptTokenizer(folder)
-        limits = Limits(output_tokens=1, input_tokens=1000, inputs=100)
-        rows = [[tokenizer.tensors([prompt(text)], limits)["input_ids"][0].tolist() for text in row] for row in beams]
-        longest = max(len(ids) for row in rows for ids in row) + padding
-        output_ids = [[ids + [7] * (longest - len(ids)) for ids in row] for row in rows]
-        lengths = [[len(ids) for ids in row] for row in rows]
-        return tokenizer.texts(np.array(output_ids, np.uint32), np.array(lengths, np.uint32))
+        asked = tokenizer.tensors(prompts, LIMITS)
+        width = asked["input_ids"].shape[1]
+        longest = width + max(asked["request_output_len"].ravel())
+        rows, lengths = [], []
+        for each, texts in zip(prompts, beams, strict=True):
+            generated = [self.ids(tokenizer, text) for text in texts]
+            joined = [self.ids(tokenizer, each.text) + ids for ids in generated]
+            rows.append([ids + [filler] * (longest - len(ids)) for ids in joined])
+            lengths.append([width + len(ids) for ids in generated])
+        return tokenizer.texts(asked, np.array(rows, np.uint32), np.array(lengths, np.uint32))
 
     def test_one_text_for_each_beam_of_each_input(self, folder: Path) -> None:
-        texts = [["a b", "a bc"], ["longer text", "x"]]
-        assert self.answer(folder, texts, padding=0) == texts
+        prompts = [prompt("a b"), prompt("a c")]
+        assert self.answer(folder, prompts, [[" d", " e"], [" fg", "h"]]) == [["a b d", "a b e"], ["a c fg", "a ch"]]
 
-    def test_what_lies_behind_the_sequence_s_length_is_not_said(self, folder: Path) -> None:
-        assert self.answer(folder, [["Größe  🙂"]], padding=5) == [["Größe  🙂"]]
+    def test_a_shorter_input_of_a_batch_is_as_long_as_it_is(self, folder: Path) -> None:
+        filler = ord("!")
+        said = self.answer(folder, [prompt("longer text"), prompt("x")], [[" y"], [" z"]], filler)
+        assert said == [["longer text y"], ["x z"]]
+
+    def test_text_of_several_bytes_a_character_comes_back_as_it_was(self, folder: Path) -> None:
+        assert self.answer(folder, [prompt("Größe  ")], [["🙂"]]) == [["Größe  🙂"]]
 
     def test_the_end_token_is_not_said(self, folder: Path) -> None:
-        ids = PromptTokenizer(folder).tensors([prompt("ab")], LIMITS)["input_ids"][0].tolist()
-        output = np.array([[[*ids, END, END]]], np.uint32)
-        assert PromptTokenizer(folder).texts(output, np.array([[3]], np.uint32)) == [["ab"]]
+        assert self.answer(folder, [prompt("ab")], [["</s>"]]) == [["ab"]]
+
+    def test_no_more_than_was_asked_for_is_said(self, folder: Path) -> None:
+        tokenizer = PromptTokenizer(folder)
+        asked = tokenizer.tensors([prompt("ab", 1)], LIMITS)
+        output = np.array([[self.ids(tokenizer, "abcdef")]], np.uint32)
+        assert tokenizer.texts(asked, output, np.array([[6]], np.uint32)) == [["abc"]]
 
 
 class TestTheCommandLine:
