@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from engine_jobs.errors import UserError
@@ -112,7 +112,7 @@ class _Builds:
             with ThreadPoolExecutor(workers(Path("/proc/meminfo").read_text())) as pool:
                 futures = [pool.submit(self._build, family, i) for i, family in enumerate(families)]
                 try:
-                    for future in futures:
+                    for future in as_completed(futures):
                         future.result()
                 except BaseException:
                     self._cancel()
@@ -170,7 +170,7 @@ class _Builds:
                 self.steps[family.name] = f"{packages} packages compiled"
         code = process.wait()
         self.processes.discard(process)
-        if code != 0 and not self.cancelled.is_set():
+        if code != 0:
             shown = "\n  ".join(last)
             raise UserError(
                 f"building {family.name} {family.version} failed (in {family.source}: {' '.join(command)}). "

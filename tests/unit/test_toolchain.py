@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -274,3 +276,21 @@ class TestMissingToolsAreBuiltOnceAndWhole:
     @pytest.mark.parametrize(("available", "builds"), [(23 << 20, 2), (8 << 20, 2), (4 << 20, 1)])
     def test_little_memory_means_one_build_at_a_time(self, available: int, builds: int) -> None:
         assert go_build.workers(f"MemTotal: 99999999 kB\nMemAvailable: {available} kB\n") == builds
+
+    def test_an_interrupted_build_ends_its_processes_and_leaves_nothing(
+        self, family: Family, tmp_path: Path, go_log: Path
+    ) -> None:
+        program = (
+            "import sys; from pathlib import Path; from localcluster.go_build import build_families; "
+            "from localcluster.tool_families import load_family; "
+            "build_families([load_family(Path(sys.argv[1]))], Path(sys.argv[2]), print)"
+        )
+        command = [sys.executable, "-c", program, str(family.source), str(tmp_path / "tools")]
+        environment = {**os.environ, "FAKE_GO_SECONDS": "60", "PYTHONPATH": str(REPOSITORY)}
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+            deadline = time.monotonic() + 30
+            while not go_log.read_text() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) != 0
+        assert [path.name for path in (tmp_path / "tools").iterdir()] == ["lock"]
