@@ -6,6 +6,7 @@ Nothing is loaded here: tensors are found in the headers of safetensors shards o
 
 import json
 import math
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,17 @@ class StoredTensor:
         """Rows `first` to `stop` of the tensor, mapped into memory, as unsigned integers of the item's size."""
         item = SUPPORTED_TYPES[self.dtype]
         rows = (self.shape[0] if stop is None else stop) - first
+        items = rows * math.prod(self.shape[1:])
         start = self.start + first * math.prod(self.shape[1:]) * item
+        page = start // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+        # Populated at once: read ahead in one go, where touching page by page would cost a fault each.
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        with self.file.open("rb") as file:
+            mapped = mmap.mmap(
+                file.fileno(), start - page + items * item, flags=flags, prot=mmap.PROT_READ, offset=page
+            )
         kind = np.dtype("<u2" if item == 2 else "<u4")
-        return np.memmap(self.file, dtype=kind, mode="r", offset=start, shape=(rows, *self.shape[1:]))
+        return np.frombuffer(mapped, kind, items, start - page).reshape(rows, *self.shape[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
