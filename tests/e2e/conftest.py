@@ -8,7 +8,7 @@ import kubernetes
 import pytest
 
 from localcluster.local_stack import STACK, cluster_is_running, stack_environment
-from tests.e2e.stacks import TestStack, local_config
+from tests.e2e.stack_runs import TestStack, local_config
 
 
 @pytest.fixture(scope="session")

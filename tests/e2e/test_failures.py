@@ -11,7 +11,7 @@ import pytest
 from localcluster.paths import default_paths
 from localcluster.pulumi_lock import release_stale_lock
 from tests.e2e.asking import ANSWER, SteadyClient, ask
-from tests.e2e.stacks import TestStack
+from tests.e2e.stack_runs import TestStack
 
 Eventually = Callable[[Callable[[], bool], str, float], None]
 

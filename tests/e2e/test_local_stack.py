@@ -8,7 +8,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests.e2e.asking import ANSWER, PROMPT, ask
-from tests.e2e.stacks import TestStack
+from tests.e2e.stack_runs import TestStack
 
 
 @pytest.fixture(scope="module")
