@@ -14,8 +14,8 @@ class Origin:
     base: str
     host: str | None
 
-    def where(self) -> str:
-        return self.base if self.host is None else f"{self.base} with the Host {self.host}"
+    def where(self, path: str = "") -> str:
+        return self.base + path + ("" if self.host is None else f" with the Host {self.host}")
 
 
 @dataclass(frozen=True, kw_only=True)

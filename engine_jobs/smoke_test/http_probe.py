@@ -43,7 +43,7 @@ def ask(probe: HttpProbe, origin: Origin, timeout_s: float) -> Answer:
     status, content_type, body = _send(probe, origin, timeout_s)
     text = body.decode("utf-8", "replace")
     if status != probe.expect_status:
-        message = f"status {status} where {probe.expect_status} is expected, from {origin.where()}{probe.path}"
+        message = f"status {status} where {probe.expect_status} is expected, from {origin.where(probe.path)}"
         if status in NOT_YET:
             from_server = status == 404 and "json" in content_type
             reason = "the server has no such model or path" if from_server else NOT_YET[status]
@@ -54,7 +54,7 @@ def ask(probe: HttpProbe, origin: Origin, timeout_s: float) -> Answer:
     try:
         found = _find(text, content_type, probe.answer)
     except UserError as error:
-        raise ProbeFailed(f"{error}, from {origin.where()}{probe.path}{_excerpt(text)}", status=str(status)) from None
+        raise ProbeFailed(f"{error}, from {origin.where(probe.path)}{_excerpt(text)}", status=str(status)) from None
     _judge(found, probe.expect_text, status=str(status))
     return Answer(status=str(status), text=found)
 
@@ -98,7 +98,7 @@ def _send(probe: HttpProbe, origin: Origin, timeout_s: float) -> tuple[int, str,
             for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > LARGEST_ANSWER_BYTES:
-                    raise ProbeFailed(f"the answer of {origin.where()}{probe.path} is longer than 8 MiB")
+                    raise ProbeFailed(f"the answer of {origin.where(probe.path)} is longer than 8 MiB")
                 if time.monotonic() > until:
                     raise httpx.ReadTimeout("the answer is not complete")
             return response.status_code, response.headers.get("content-type", ""), bytes(body)
@@ -108,13 +108,13 @@ def _send(probe: HttpProbe, origin: Origin, timeout_s: float) -> tuple[int, str,
         raise NotYet(f"no connection to {origin.base}: {error}. Is the gateway up, and is this its address?") from None
     except httpx.TimeoutException:
         raise ProbeFailed(
-            f"no complete answer from {origin.where()}{probe.path} within {timeout_s:.1f} s. "
+            f"no complete answer from {origin.where(probe.path)} within {timeout_s:.1f} s. "
             "The server took the request: look at its log, or give it a longer request time-out"
         ) from None
     except (httpx.RemoteProtocolError, httpx.NetworkError) as error:
         raise NotYet(f"the connection to {origin.where()} broke: {error or type(error).__name__}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ProbeFailed(f"cannot ask {origin.where()}{probe.path}: {error}") from None
+        raise ProbeFailed(f"cannot ask {origin.where(probe.path)}: {error}") from None
 
 
 def _find(text: str, content_type: str, pointer: str) -> str:

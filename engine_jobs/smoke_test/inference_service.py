@@ -56,12 +56,12 @@ def wait_until_serving(
                 invalid = (invalid or time.monotonic()) if _is_invalid(service) else None
                 if invalid is not None and time.monotonic() - invalid > min(INVALID_FOR_S, deadline.seconds / 2):
                     raise ProbeFailed(f"{where} cannot be served as it is specified:\n  " + "\n  ".join(waiting))
-            if deadline.left() <= pause:
+            if not deadline.left():
                 break
             if waiting[0] != said:
                 said = waiting[0]
                 report(f"waiting for {target.name}: {said}")
-            time.sleep(pause)
+            time.sleep(min(pause, deadline.left()))
             pause = min(1.5 * pause, LONGEST_PAUSE_S)
         pods = _pods_in_trouble(client, target)
     look = f"describe pods --selector {SERVICE_LABEL}={target.name}"
@@ -143,7 +143,7 @@ def _roll_out(deployment: Mapping[str, Any]) -> list[str]:
         return [f"Deployment {name}: its change is still to be taken up"]
     if updated < wanted or present > updated or ready < updated:
         return [
-            f"Deployment {name}: {updated} of {wanted} pods updated, {ready} ready, {present - updated} old ones left"
+            f"Deployment {name}: {updated} of {wanted} pods are new, {present - updated} are old, {ready} are ready"
         ]
     return []
 
@@ -168,7 +168,8 @@ def _pods_in_trouble(client: Any, target: InferenceServiceTarget) -> list[str]:
     except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
         return [f"(its pods cannot be listed: {_reason(error)})"]
     pods: list[dict[str, Any]] = client.sanitize_for_serialization(found.items)
-    return [line for pod in pods for line in _pod_lines(pod)]
+    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    return [line for pod in staying for line in _pod_lines(pod)]
 
 
 def _pod_lines(pod: Mapping[str, Any]) -> list[str]:

@@ -161,9 +161,9 @@ class TestItWaits:
         ("rolling", "told"),
         [
             (deployment(observedGeneration=1), "its change is still to be taken up"),
-            (deployment(replicas=2, updatedReplicas=1), "1 of 2 pods updated"),
-            (deployment(readyReplicas=0), "1 of 1 pods updated, 0 ready"),
-            (deployment(replicas=1) | {"status": {"observedGeneration": 2}}, "0 of 1 pods updated"),
+            (deployment(replicas=2, updatedReplicas=1), "1 of 2 pods are new, 1 are old, 2 are ready"),
+            (deployment(readyReplicas=0), "1 of 1 pods are new, 0 are old, 0 are ready"),
+            (deployment(replicas=1) | {"status": {"observedGeneration": 2}}, "0 of 1 pods are new"),
         ],
     )
     def test_until_its_deployments_have_rolled_out(
@@ -179,7 +179,7 @@ class TestItWaits:
         }
         replies[DEPLOYMENTS] = [listing(old_left), listing(deployment())]
         assert cluster.ask().ok
-        assert "1 old ones left" in cluster.lines[0]
+        assert "1 are old" in cluster.lines[0]
 
     def test_until_the_pods_are_those_of_this_revision(self, cluster: Cluster, replies: Replies) -> None:
         replies[DEPLOYMENTS] = [listing(), listing(deployment(revision="old")), listing(deployment())]
@@ -247,6 +247,13 @@ class TestOneThatIsNeverReady:
         assert "IngressReady is False: ParentStatusNotAvailable: Predictor HttpRouteNotReady" in error
         assert "its pods are well: does the gateway's controller run" in error
         assert error.endswith("kubectl --namespace models describe httproutes")
+
+    def test_an_old_pod_that_is_going_is_not_blamed(self, cluster: Cluster, replies: Replies) -> None:
+        replies[SERVICE] = service(ready=False)
+        going = pod({"name": "kserve-container", "state": {"running": {}}})
+        going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        replies[PODS] = listing(going)
+        assert "kserve-container" not in failure(cluster.ask(deadline=1))
 
     def test_a_stopped_one(self, cluster: Cluster, replies: Replies) -> None:
         conditions = [condition("Ready", "False", "Stopped"), condition("Stopped", "True", "Stopped")]
