@@ -8,6 +8,10 @@ import pulumi_kubernetes as k8s
 STACK_LABEL = "llm-serving/stack"
 """Whose object this is. Server-side apply makes it a guard: a second stack that claims the same name meets a conflict here."""
 
+FIELD_MANAGER = "pulumi.com/patchFieldManager"
+"""Server-side apply's field manager, one for a stack. The provider's default is a random one for each resource, so that a create
+after a killed `up` would meet a conflict with itself."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
@@ -33,5 +37,5 @@ class Scope:
                 STACK_LABEL: self.stack,
                 **(labels or {}),
             },
-            annotations=dict(annotations) if annotations else None,
+            annotations={FIELD_MANAGER: f"llm-serving-{self.stack}", **(annotations or {})},
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from stacks.settings import PROJECT, read_stack_file, stack_file
+from stacks.settings import PROJECT, STACKS_DIR, read_stack_file, stack_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,12 +82,16 @@ class TestStack:
         ).stdout
 
     def create(self) -> None:
+        """Makes the stack; the file with its salt, which Pulumi lays beside the project's own, becomes this stack's."""
         subprocess.run(
             ("pulumi", "stack", "init", self.name, "--no-select", "--non-interactive"),
             cwd=ROOT,
             env=dict(self.environment),
             check=True,
         )
+        made = STACKS_DIR / f"Pulumi.{self.name}.yaml"
+        self.file.write_text(made.read_text())
+        made.unlink()
 
     def remove(self) -> None:
         """Destroys what the stack made and forgets it."""

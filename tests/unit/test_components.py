@@ -52,7 +52,7 @@ class TestABuildJob:
         assert "ttlSecondsAfterFinished" not in build_job("fetch")["spec"]
 
     def test_is_replaced_after_a_failure(self) -> None:
-        assert build_job("fetch")["metadata"]["annotations"] == {"pulumi.com/replaceUnready": "true"}
+        assert build_job("fetch")["metadata"]["annotations"]["pulumi.com/replaceUnready"] == "true"
 
     def test_gives_up_on_a_programs_own_verdict_and_tries_a_killed_one_again(self) -> None:
         spec = build_job("fetch")["spec"]
@@ -191,7 +191,7 @@ class TestSecrets:
 
     def test_aws_itself_needs_no_endpoint(self) -> None:
         secret = plain(store_secret_args(dataclasses.replace(self.ARGS, store_endpoint=None)))
-        assert set(secret["metadata"]["annotations"]) == {"serving.kserve.io/s3-region"}
+        assert "serving.kserve.io/s3-endpoint" not in secret["metadata"]["annotations"]
 
     def test_the_hub_secret(self) -> None:
         assert plain(hub_secret_args(SCOPE, "token"))["stringData"] == {"HF_TOKEN": "token"}
@@ -213,3 +213,7 @@ class TestTheWorkVolumeAndItsClaimAreBoundByName:
 class TestEveryObjectSaysWhoseItIs:
     def test_by_its_stack_label(self) -> None:
         assert plain(SCOPE.metadata("x"))["labels"]["llm-serving/stack"] == "test"
+
+    def test_and_is_applied_under_one_name_by_every_run_of_the_stack(self) -> None:
+        annotations = plain(SCOPE.metadata("x", annotations={"a": "b"}))["annotations"]
+        assert annotations == {"pulumi.com/patchFieldManager": "llm-serving-test", "a": "b"}
