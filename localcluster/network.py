@@ -49,7 +49,7 @@ table inet {TABLE} {{
 
 
 def ensure(paths: Paths) -> None:
-    """Makes the bridge, the sysctls and the nft table where they are missing. Raises UserError if another state owns them."""
+    """Makes the bridge, its route, the sysctls and the nft table where they are missing. Raises UserError if another state owns them."""
     check_owner(paths)
     if _link(BRIDGE) is None:
         _run("ip", "link", "add", BRIDGE, "type", "bridge")
@@ -58,6 +58,9 @@ def ensure(paths: Paths) -> None:
     if HOST_ADDRESS not in [info["local"] for link in addresses for info in link.get("addr_info", [])]:
         _run("ip", "addr", "add", f"{HOST_ADDRESS}/{HOST_CIDR.rpartition('/')[2]}", "dev", BRIDGE)
     _run("ip", "link", "set", BRIDGE, "up")
+    # A Service's address is looked up as a route before kube-proxy's rules rewrite it: a host that is not connected to
+    # anything, and so has no default route, needs one.
+    _run("ip", "route", "replace", SERVICE_CIDR, "dev", BRIDGE, "src", HOST_ADDRESS)
     _set_sysctls(paths)
     _run("nft", "-f", "-", stdin=RULES)
 
@@ -74,12 +77,13 @@ def check_owner(paths: Paths) -> None:
 
 
 def is_complete() -> bool:
-    """Whether the bridge with its address, the sysctls and the nft table are there."""
+    """Whether the bridge with its address and route, the sysctls and the nft table are there."""
     link = _link(BRIDGE)
     return (
         link is not None
         and "UP" in link.get("flags", [])
         and HOST_ADDRESS in _run("ip", "-4", "addr", "show", "dev", BRIDGE)
+        and SERVICE_CIDR in _run("ip", "-4", "route", "show", "dev", BRIDGE)
         and all(_sysctl(name).read_text().strip() == value for name, value in SYSCTLS.items())
         and _try("nft", "list", "chain", "inet", TABLE, "postrouting") is not None
     )

@@ -6,7 +6,7 @@ A failure ends what this run started, so that a half-started cluster is not left
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine_jobs.errors import UserError
@@ -100,16 +100,20 @@ class _Up:
                 for listen in component.listens
             ]
         )
+        storage, apiserver, others = ([c for c in wave if c.name in pending] for wave in waves)
         with ThreadPoolExecutor(1) as background:
-            images: Future[None] | None = None
-            for number, wave in enumerate(waves):
-                with self.progress.phase(("etcd, containerd, S3, Hub", "apiserver", "Kubernetes, gateway")[number]):
-                    self._start([component for component in wave if component.name in pending])
-                if images is None:
-                    images = background.submit(self._images, tools)
+            with self.progress.phase("etcd, containerd, S3, Hub"):
+                self._start(storage)
+                self._wait_for(storage)
+            images = background.submit(self._images, tools)
+            with self.progress.phase("apiserver"):
+                self._start(apiserver)
+                self._wait_for(apiserver)
+            self._start(others)
             with self.progress.phase("objects"):
                 self._apply(tools)
-            assert images is not None
+            with self.progress.phase("Kubernetes, gateway"):
+                self._wait_for(others)  # some may read nothing before their objects are there
             images.result()
         with self.progress.phase("KServe ready"):
             self._wait_for_kserve()
@@ -135,15 +139,18 @@ class _Up:
         for component in components:
             table.start(component.command)
             self.started.append(component.name)
+
+    def _wait_for(self, components: Sequence[Component]) -> None:
+        table = self.cluster.table
         for component in components:
             gone = threading.Event()
 
-            def healthy(component: Component = component, gone: threading.Event = gone) -> bool:
+            def settled(component: Component = component, gone: threading.Event = gone) -> bool:
                 if table.running(component.name) is None:
                     gone.set()
                 return gone.is_set() or component.is_healthy()
 
-            if not wait_until(healthy, START_PATIENCE_S) or gone.is_set():
+            if not wait_until(settled, START_PATIENCE_S) or gone.is_set():
                 what = "ended at once" if gone.is_set() else f"is not healthy after {START_PATIENCE_S:.0f} s"
                 raise UserError(
                     f"{component.name} {what}. The end of its log ({table.log(component.name)}):\n"
