@@ -82,10 +82,24 @@ def pulumi_up(environment: dict[str, str]) -> None:
     default_paths().pulumi.mkdir(parents=True, exist_ok=True)
     if not _stack_exists(environment):
         _pulumi(environment, "stack", "init", STACK, "--no-select")
+    elif _was_killed(environment):
+        _pulumi(environment, "refresh", "--stack", STACK, "--yes", "--skip-preview", "--clear-pending-creates")
     if _pulumi(environment, "up", "--stack", STACK, "--yes", "--skip-preview", "--suppress-outputs", check=False) != 0:
         raise UserError(
             "`pulumi up` failed: see its diagnostics above. What served before still serves; mend it and `make up` again"
         )
+
+
+def _was_killed(environment: dict[str, str]) -> bool:
+    """Whether an `up` ended in the middle of something: Pulumi then does not know what became of it, until a refresh."""
+    exported = subprocess.run(
+        ("pulumi", "stack", "export", "--stack", STACK),
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return bool(json.loads(exported.stdout)["deployment"].get("pending_operations"))
 
 
 def _stack_exists(environment: dict[str, str]) -> bool:

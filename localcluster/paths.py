@@ -33,15 +33,19 @@ PULUMI_PASSPHRASE = "local"  # protects nothing but a laptop's own stack; it is 
 # Bridge names and ports belong to the machine: there is one local cluster on it, and one lock for `up` and `down`.
 LOCK = Path("/run/llm-serving.lock")
 
+# The node's volumes are where the stack file says, whoever's state it is.
+VOLUMES = Path("/var/lib/llm-serving/volumes")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Every path of the local stack, from its two roots."""
+    """Every path of the local stack, from its two roots. `volumes`: the node's volumes, where they are not the state's own."""
 
     cache: Path
     state: Path
+    volumes: Path | None = None
 
     @property
     def tools(self) -> Path:
@@ -137,8 +141,8 @@ class Paths:
 
     @property
     def work_volume(self) -> Path:
-        """Mode 1777; the host path of the work PersistentVolume, as the stack file names it: the machine's, like the bridges."""
-        return Path("/var/lib/llm-serving/volumes/work")
+        """Mode 1777; the host path of the work PersistentVolume."""
+        return (self.volumes or self.state / "volumes") / "work"
 
     @property
     def pulumi(self) -> Path:
@@ -159,4 +163,5 @@ def default_paths(environment: Mapping[str, str] = os.environ) -> Paths:
     return Paths(
         cache=root("LLM_SERVING_CACHE", "XDG_CACHE_HOME", ".cache"),
         state=root("LLM_SERVING_STATE", "XDG_STATE_HOME", ".local/state"),
+        volumes=VOLUMES,
     )

@@ -22,7 +22,15 @@ from engine_jobs.recipe import (
     canonical_json,
     content_key,
 )
-from engine_jobs.smoke_test.spec import GrpcProbe, HttpProbe, InferenceServiceTarget, SmokeTest, v2_probes
+from engine_jobs.smoke_test.spec import (
+    ExpectedOutput,
+    GrpcProbe,
+    HttpProbe,
+    InferenceServiceTarget,
+    SmokeTest,
+    Tensor,
+    v2_probes,
+)
 
 NAME = "fastertransformer"
 """The recipe's name, and that of the model inside Triton, which FT's own examples call so."""
@@ -30,6 +38,20 @@ NAME = "fastertransformer"
 CPU_STAND_IN = "python-cpu-stand-in"
 
 Backend = Literal["fastertransformer", "python-cpu-stand-in"]
+
+
+GRPC_PROBE = GrpcProbe(
+    name="gRPC",
+    model=NAME,
+    component="predictor",
+    inputs=(
+        Tensor(name="input_ids", datatype="UINT32", shape=(1, 3), data=(5, 6, 7)),
+        Tensor(name="input_lengths", datatype="UINT32", shape=(1, 1), data=(3,)),
+        Tensor(name="request_output_len", datatype="UINT32", shape=(1, 1), data=(4,)),
+    ),
+    expect_output=ExpectedOutput(name="output_ids", prefix=(5, 6, 7)),
+)
+"""Token ids that every BLOOM has; FT's output begins with its input."""
 
 
 class FasterTransformerSettings(RecipeSettings):
@@ -188,6 +210,7 @@ def _smoke_test(service: str, model: Model, platform: Platform, subject: str) ->
         target=InferenceServiceTarget(name=service, namespace=platform.namespace),
         probes=(
             *v2_probes(NAME),
+            GRPC_PROBE,
             HttpProbe(
                 name="predict",
                 method="POST",
@@ -196,7 +219,6 @@ def _smoke_test(service: str, model: Model, platform: Platform, subject: str) ->
                 answer="/0/0",
                 expect_text=question.expect,
             ),
-            GrpcProbe(name="grpc metadata", model=NAME, component="predictor"),
         ),
     )
 

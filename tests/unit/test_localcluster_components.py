@@ -18,7 +18,7 @@ from localcluster.dns import corefile, dns_objects
 from localcluster.down import mounts_below
 from localcluster.environment import shell_lines, variables
 from localcluster.gateway import gateway_objects, loopback_route
-from localcluster.paths import Paths, default_paths
+from localcluster.paths import VOLUMES, Paths, default_paths
 from localcluster.status import Row, as_json, as_table
 
 TOOLS = Path("/tools")
@@ -267,11 +267,13 @@ class TestKServe:
 class TestWhereThingsAre:
     def test_own_variables_come_before_the_desktops(self) -> None:
         paths = default_paths({"HOME": "/home/u", "LLM_SERVING_CACHE": "/c", "XDG_STATE_HOME": "/s"})
-        assert paths == Paths(cache=Path("/c"), state=Path("/s/llm-serving"))
+        assert paths == Paths(cache=Path("/c"), state=Path("/s/llm-serving"), volumes=VOLUMES)
 
     def test_without_any_they_are_below_home(self) -> None:
         paths = default_paths({"HOME": "/home/u"})
-        expected = Paths(cache=Path("/home/u/.cache/llm-serving"), state=Path("/home/u/.local/state/llm-serving"))
+        expected = Paths(
+            cache=Path("/home/u/.cache/llm-serving"), state=Path("/home/u/.local/state/llm-serving"), volumes=VOLUMES
+        )
         assert paths == expected
 
     def test_a_shell_gets_them_quoted(self) -> None:
