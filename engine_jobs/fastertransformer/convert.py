@@ -205,8 +205,8 @@ def _write_partial(conversion: Conversion) -> None:
         expected = total - sizes[CONFIG_NAME]
         if written != expected:
             raise UserError(f"{target}: {written} of {expected} bytes were written; the checkpoint changed meanwhile?")
-        for synced in as_completed([pool.submit(sync_file, target / name) for name in sizes]):
-            synced.result()
+        for _ in pool.map(sync_file, [target / name for name in sizes], chunksize=16):
+            pass
     check_sizes(target, sizes)
     sync_file(target)
     seconds = time.monotonic() - started

@@ -4,8 +4,8 @@
 
 Each conversion is a process of its own, timed from its start to its end, output brought to the disk. It is held against a
 plain copy of the very files that it wrote (shutil.copyfile and fsync, one after another), and, where given, against
-NVIDIA/FasterTransformer's own converter on the same cores, timed by its own clock, which leaves out its imports and does not
-bring anything to the disk. The reference's files are compared with ours, byte for byte. Prints a table in Markdown.
+NVIDIA/FasterTransformer's own converter on the same cores: timed as a process, too, and by its own clock, which leaves out
+the imports. It does not bring anything to the disk. Its files are compared with ours, byte for byte. Prints a table in Markdown.
 """
 
 import argparse
@@ -36,10 +36,11 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Seconds, and the resident memory of the largest process in bytes."""
+    """Seconds, the resident memory of the largest process in bytes, and the seconds that the program itself counted."""
 
     seconds: float
     memory: int
+    own_clock: float = 0.0
 
 
 def make_checkpoint(folder: Path, size: Dimensions) -> None:
@@ -94,7 +95,7 @@ def reference(python: Path, script: Path, checkpoint: Path, output: Path, ranks:
     found = re.search(r"elapsed time: ([\d.]+) sec", said)
     if found is None:
         raise UserError(f"{script} said nothing of its time:\n{said}")
-    return Run(seconds=float(found[1]), memory=run.memory)
+    return Run(seconds=run.seconds, memory=run.memory, own_clock=float(found[1]))
 
 
 def copy(source: Path, target: Path) -> Run:
@@ -109,14 +110,24 @@ def copy(source: Path, target: Path) -> Run:
     return Run(seconds=time.perf_counter() - started, memory=0)
 
 
-def repeated(measure: Callable[[], Run], output: Path, runs: int) -> list[Run]:
-    """Runs on an empty output each time; the last output stays."""
-    results = []
-    for _ in range(runs):
-        shutil.rmtree(output, ignore_errors=True)
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to make `output`; it starts from an empty one."""
+
+    name: str
+    output: Path
+    measure: Callable[[], Run]
+
+    def run(self) -> Run:
+        shutil.rmtree(self.output, ignore_errors=True)
         os.sync()
-        results.append(measure())
-    return results
+        return self.measure()
+
+
+def in_turn(contenders: Sequence[Contender], rounds: int) -> list[list[Run]]:
+    """Each contender's runs. They take turns, so that what else the machine does meets all of them."""
+    results = [[contender.run() for contender in contenders] for _ in range(rounds)]
+    return [list(runs) for runs in zip(*results, strict=True)]
 
 
 def same_files(one: Path, other: Path) -> bool:
@@ -126,12 +137,40 @@ def same_files(one: Path, other: Path) -> bool:
     return all(subprocess.run(["cmp", "-s", one / name, other / name], check=False).returncode == 0 for name in names)
 
 
-def row(name: str, ranks: int, runs: list[Run], size: int, against: str) -> str:
-    seconds = [run.seconds for run in runs]
-    median = statistics.median(seconds)
-    memory = f"{max(run.memory for run in runs) / 2**20:.0f} MiB" if runs[0].memory else ""
-    spread = f"{median:.2f} s ({min(seconds):.2f}-{max(seconds):.2f})"
-    return f"| {name} | {ranks} | {spread} | {size / 1e6 / median:.0f} MB/s | {against} | {memory} |"
+def compared(ours: list[Run], others: list[Run]) -> str:
+    """How much faster ours is than a plain copy (no memory measured) or than another converter."""
+    ratio = statistics.median(run.seconds for run in others) / statistics.median(run.seconds for run in ours)
+    if not others[0].memory:
+        return f"{1 / ratio:.2f}x its time"
+    inner = statistics.median(run.own_clock for run in others) / statistics.median(run.seconds for run in ours)
+    return f"{ratio:.1f}x as fast ({inner:.1f}x by its own clock), same bytes"
+
+
+def rows(folder: Path, checkpoint: Path, ranks: int, arguments: argparse.Namespace) -> list[str]:
+    """The table's rows for one tensor parallel size. Raises UserError where the reference wrote other bytes."""
+    own, copied, theirs = folder / "ours", folder / "copy", folder / "reference"
+    made = own / f"{ranks}-gpu"
+    contenders = [
+        Contender(name="this converter", output=own, measure=partial(ours, checkpoint, own, ranks)),
+        Contender(name="plain copy of its files", output=copied, measure=partial(copy, made, copied)),
+    ]
+    for processes in (1, CORES) if arguments.reference else ():
+        script = (arguments.reference_python, arguments.reference)
+        run = partial(reference, *script, checkpoint, theirs, ranks, processes)
+        contenders.append(Contender(name=f"FasterTransformer's, -p {processes}", output=theirs, measure=run))
+    results = in_turn(contenders, arguments.runs)
+    if arguments.reference and not same_files(made, theirs / f"{ranks}-gpu"):
+        raise UserError(f"{made} and {theirs}/{ranks}-gpu differ")
+    size = sum(path.stat().st_size for path in made.iterdir())
+    lines = []
+    for contender, runs in zip(contenders, results, strict=True):
+        seconds = [run.seconds for run in runs]
+        median = statistics.median(seconds)
+        cells = [contender.name, str(ranks), f"{median:.2f} s ({min(seconds):.2f}-{max(seconds):.2f})"]
+        cells += [f"{size / 1e6 / median:.0f} MB/s", compared(results[0], runs) if runs is not results[0] else ""]
+        cells.append(f"{max(run.memory for run in runs) / 2**20:.0f} MiB" if runs[0].memory else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> list[str]:
@@ -144,26 +183,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for ranks in arguments.tensor_parallel_size:
-        made = folder / "ours" / f"{ranks}-gpu"
-        own = repeated(partial(ours, checkpoint, folder / "ours", ranks), folder / "ours", arguments.runs)
-        median = statistics.median(run.seconds for run in own)
-        size = sum(path.stat().st_size for path in made.iterdir())
-        lines.append(row("this converter", ranks, own, size, ""))
-        copied = repeated(partial(copy, made, folder / "copy"), folder / "copy", arguments.runs)
-        ratio = median / statistics.median(run.seconds for run in copied)
-        lines.append(row("plain copy of its files", ranks, copied, size, f"{ratio:.2f}x its time"))
-        shutil.rmtree(folder / "copy")
-        for processes in (1, CORES) if arguments.reference else ():
-            theirs = folder / "reference"
-            script = (arguments.reference_python, arguments.reference)
-            runs = repeated(partial(reference, *script, checkpoint, theirs, ranks, processes), theirs, arguments.runs)
-            faster = statistics.median(run.seconds for run in runs) / median
-            if not same_files(made, theirs / f"{ranks}-gpu"):
-                raise UserError(f"{made} and {theirs}/{ranks}-gpu differ")
-            lines.append(
-                row(f"FasterTransformer's, -p {processes}", ranks, runs, size, f"{faster:.1f}x as fast, same bytes")
-            )
-        shutil.rmtree(folder / "reference", ignore_errors=True)
+        lines += rows(folder, checkpoint, ranks, arguments)
     return lines
 
 
