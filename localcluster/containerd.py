@@ -1,7 +1,8 @@
-"""A containerd of the cluster's own: its root, state, socket and CNI configuration lie below the cluster's state."""
+"""A containerd of the cluster's own: its state, socket and CNI configuration are the cluster's, its images the cache's."""
 
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine_jobs.errors import UserError
@@ -130,9 +131,10 @@ class ContainerdClient:
         """The references of the images that it holds."""
         return set(self.run("images", "list", "--quiet").split())
 
-    def import_image(self, archive: Path) -> None:
-        """Loads an OCI archive, under the names that the archive's index gives."""
-        self.run("images", "import", str(archive))
+    def remove_images(self, references: Iterable[str]) -> None:
+        """Forgets these images; a container that runs from one goes on."""
+        for reference in references:
+            self.run("images", "remove", reference)
 
     def remove_containers(self) -> None:
         """Kills every container of the cluster and forgets it."""

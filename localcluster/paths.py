@@ -108,7 +108,8 @@ class Paths:
 
     @property
     def containerd_root(self) -> Path:
-        return self.cluster / "containerd" / "root"
+        """Imported and unpacked images, which outlive the cluster; its containers' entries go with them."""
+        return self.cache / "containerd"
 
     @property
     def containerd_state(self) -> Path:

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine_jobs.errors import UserError
-from engine_jobs.images import reference
+from engine_jobs.images import PREFIX, reference
 from localcluster import cgroups, debian, kserve, manifests, network, preflight, stand_ins
 from localcluster.apiserver_client import ApiserverClient
 from localcluster.cluster import Cluster, Waves
 from localcluster.component import Component
+from localcluster.containerd import ContainerdClient
 from localcluster.dns import dns_objects
 from localcluster.down import stop_node, tear_down
 from localcluster.gateway import NAMESPACE, gateway_objects
@@ -125,6 +126,11 @@ class _Up:
             builder.ensure(self.cluster.paths.containerd_socket, CLUSTER_IMAGES)
         with self.progress.phase("the models' images"):
             builder.ensure(self.cluster.paths.containerd_socket, LOADED)
+            containerd = ContainerdClient(self.cluster.paths, tools.bin)
+            kept = builder.layout.images()
+            containerd.remove_images(
+                name for name in containerd.images() if name.startswith(f"{PREFIX}/") and name not in kept
+            )
 
     def _runs_well(self, component: Component) -> bool:
         """Runs with the command line and configuration that it should have, and answers (it gets a while to)."""
