@@ -41,16 +41,21 @@ KUBERNETES_PROVIDER = StandIn(
 
 
 def needed(paths: Paths, tools: Tools, environment: Mapping[str, str] = os.environ) -> list[StandIn]:
-    """The stand-ins whose official ones are not beside the engine, not on PATH and not in the plugin store."""
+    """The stand-ins whose official ones are not beside the engine, not on PATH and not in the plugin store.
+
+    Where the language host is official, the machine has the official bundle, which downloads its provider by itself.
+    """
     path = foreign_path(environment.get("PATH", os.defpath), (paths.cache, REPOSITORY))
     beside = tools.bin("pulumi").resolve().parent
     home = Path(environment.get("PULUMI_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".pulumi")
-    return [
-        stand_in
-        for stand_in in (LANGUAGE_HOST, KUBERNETES_PROVIDER)
-        if shutil.which(stand_in.name, path=f"{beside}:{path}") is None
-        and not any(folder.is_dir() for folder in (home / "plugins").glob(f"{stand_in.plugin}*"))
-    ]
+
+    def is_official(stand_in: StandIn) -> bool:
+        installed = shutil.which(stand_in.name, path=f"{beside}:{path}") is not None
+        return installed or any(folder.is_dir() for folder in (home / "plugins").glob(f"{stand_in.plugin}*"))
+
+    if is_official(LANGUAGE_HOST):
+        return []
+    return [LANGUAGE_HOST] if is_official(KUBERNETES_PROVIDER) else [LANGUAGE_HOST, KUBERNETES_PROVIDER]
 
 
 def ensure(paths: Paths, stand_in: StandIn) -> Path:
@@ -73,4 +78,4 @@ def launcher_text(stand_in: StandIn) -> str:
         f"import runpy, sys; sys.path.insert(0, {str(REPOSITORY)!r}); "
         f"runpy.run_module({stand_in.module!r}, run_name='__main__', alter_sys=True)"
     )
-    return f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P -c {shlex.quote(start)} "$@"\n'
+    return f'#!/bin/sh\nexec {shlex.quote(f"{sys.prefix}/bin/python3")} -P -c {shlex.quote(start)} "$@"\n'

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from localcluster.pulumi_resource_kubernetes import checkpoint
 from localcluster.pulumi_resource_kubernetes.await_job import job_progress
 from localcluster.pulumi_resource_kubernetes.diff import Change, PropertyChange, changes, delete_before_replace
-from localcluster.pulumi_resource_kubernetes.errors import ProviderError
+from localcluster.pulumi_resource_kubernetes.errors import ApiError, ProviderError
 from localcluster.pulumi_resource_kubernetes.naming import Autonaming, assign_name, is_named
 from localcluster.pulumi_resource_kubernetes.objects import (
     REPLACE_UNREADY,
@@ -91,9 +91,9 @@ def _unready(session: Session, urn: str, new: Object, live: Object) -> list[Prop
     try:
         job = session.cluster().get(live)
     except ProviderError as error:
-        session.engine.warning(
-            urn, f"whether {describe(live)} is complete can't be seen, so it is not replaced: {error}"
-        )
+        gone = isinstance(error, ApiError) and error.not_found
+        why = "it isn't in the cluster any more: run `pulumi refresh`" if gone else f"it can't be seen: {error}"
+        session.engine.warning(urn, f"{describe(live)} is not replaced, whether it completed or not: {why}")
         return []
     if job_progress(job).ready:
         return []

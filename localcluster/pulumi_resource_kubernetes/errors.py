@@ -1,10 +1,14 @@
 """What can go wrong between Pulumi and a cluster, each with a message for the user."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from localcluster.pulumi_resource_kubernetes.values import Object
+
+
+_LITERAL = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
 
 class ProviderError(Exception):
@@ -96,8 +100,8 @@ class NotReadyError(ProviderError):
 def _short(reason: str) -> str:
     """urllib3's nested messages, down to the one that says something."""
     text = " ".join(reason.split())
-    if "(Caused by " in text:
-        text = text.rpartition("(Caused by ")[2].rstrip(")")
-    for noise in ("NewConnectionError(", "ConnectTimeoutError(", "SSLError("):
-        text = text.removeprefix(noise)
-    return text.rpartition(": ")[2].strip("'\"() ") or reason if "Errno" in text else text.strip("'\"")
+    if "[Errno" in text:
+        return text[text.rindex(": ", 0, text.rindex("[Errno")) + 2 :].rstrip("'\")")
+    inner = text.rpartition("(Caused by ")[2]
+    quoted = [literal for pair in _LITERAL.findall(inner) for literal in pair if " " in literal] if "(" in inner else []
+    return quoted[-1] if quoted else text

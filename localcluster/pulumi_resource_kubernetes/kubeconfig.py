@@ -142,7 +142,8 @@ def _client(configuration: Any) -> Any:
     if not configuration.verify_ssl:
         # The kubeconfig says so; a warning for each request would bury everything else.
         disable_warnings(InsecureRequestWarning)
-    configuration.retries = Retry(connect=1, read=0, redirect=0, status=0, other=0)
+    # Reads and deletes are asked again when the connection breaks, as by a restart; what makes something never is.
+    configuration.retries = Retry(connect=1, read=2, redirect=0, status=0, other=0)
     # One connection for each resource that is handled at a time.
     configuration.connection_pool_maxsize = 64
     return client.ApiClient(configuration)

@@ -10,6 +10,10 @@ from localcluster.pulumi_resource_kubernetes.values import Object
 LOG_LINES = 20
 # Waiting for these is a pod's ordinary way to start.
 _ORDINARY = frozenset({"", "ContainerCreating", "PodInitializing"})
+# What these events tell is told already, by the Job's condition and the containers' states.
+_KNOWN_EVENTS = frozenset({"BackOff", "BackoffLimitExceeded", "DeadlineExceeded"})
+# The kubelet's answer (with status 200) for a container that the runtime has removed.
+_LOG_IS_GONE = "unable to retrieve container logs"
 _INIT_STATUSES = "initContainerStatuses"
 _STATUSES = "containerStatuses"
 
@@ -105,7 +109,11 @@ def warning_events(cluster: Cluster, namespace: str, uids: set[str]) -> list[str
     except ProviderError:
         # Events only explain; whoever may not read them waits as well without.
         return []
-    mine = [event for event in events if dig(event, "involvedObject", "uid") in uids]
+    mine = [
+        event
+        for event in events
+        if dig(event, "involvedObject", "uid") in uids and event.get("reason") not in _KNOWN_EVENTS
+    ]
     mine.sort(key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
     texts = [
         f"{dig(event, 'involvedObject', 'kind')} {dig(event, 'involvedObject', 'name')}: {event.get('reason')}: {event.get('message')}"
@@ -146,9 +154,10 @@ class PodWatch:
 
     def _log(self, pod: Object, failure: ContainerFailure) -> str:
         try:
-            return self.cluster.pod_log(
+            log = self.cluster.pod_log(
                 namespace_of(pod), failure.pod, failure.container, lines=LOG_LINES, previous=failure.previous
             )
         except ProviderError:
-            # The log may be gone with its container: the termination message is what is left.
-            return ""
+            log = _LOG_IS_GONE
+        # The log may be gone with its container: the termination message is what is left.
+        return "" if log.startswith(_LOG_IS_GONE) else log

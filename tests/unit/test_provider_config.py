@@ -100,15 +100,38 @@ class TestKubeconfig:
 
 
 class TestErrors:
-    def test_of_the_connection_say_where_why_and_what_to_do(self) -> None:
-        reason = (
-            "HTTPSConnectionPool(host='127.0.0.1', port=1): Max retries exceeded with url: /version (Caused by "
-            "NewConnectionError('<urllib3.connection.HTTPSConnection object at 0x7f>: Failed to establish a new connection: "
-            "[Errno 111] Connection refused'))"
-        )
+    @pytest.mark.parametrize(
+        ("reason", "said"),
+        [
+            (
+                "HTTPSConnectionPool(host='127.0.0.1', port=1): Max retries exceeded with url: /version (Caused by "
+                "NewConnectionError('<urllib3.connection.HTTPSConnection object at 0x7f>: Failed to establish a new "
+                "connection: [Errno 111] Connection refused'))",
+                "[Errno 111] Connection refused",
+            ),
+            (
+                "HTTPSConnectionPool(host='x', port=1): Max retries exceeded with url: /version (Caused by "
+                "NameResolutionError(\"HTTPSConnection(host='x', port=1): Failed to resolve 'x' "
+                '([Errno -2] Name or service not known)"))',
+                "Failed to resolve 'x' ([Errno -2] Name or service not known",
+            ),
+            (
+                "('Connection aborted.', RemoteDisconnected('Remote end closed connection without response'))",
+                "Remote end closed connection without response",
+            ),
+            (
+                "HTTPSConnectionPool(host='x', port=1): Max retries exceeded with url: / (Caused by SSLError("
+                "SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (_ssl.c:1006)')))",
+                "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (_ssl.c:1006)",
+            ),
+        ],
+    )
+    def test_of_the_connection_say_where_why_and_what_to_do(self, reason: str, said: str) -> None:
         message = str(UnreachableError("context c of /k (https://127.0.0.1:1)", reason))
-        assert message.startswith("the Kubernetes cluster can't be reached: context c of /k (https://127.0.0.1:1): ")
-        assert "Connection refused" in message and "urllib3" not in message
+        assert message.startswith(
+            f"the Kubernetes cluster can't be reached: context c of /k (https://127.0.0.1:1): {said}"
+        )
+        assert "HTTPSConnection object" not in message
         assert "kubeconfig" in message and "nothing was changed" in message
 
     def test_of_the_apiserver_keep_its_reason_and_causes(self) -> None:

@@ -40,10 +40,10 @@ class TestOnlyWhereTheOfficialOneIsAbsent:
         put(tmp_path / "bin" / "pulumi-resource-kubernetes")
         assert stand_ins.needed(paths, engine(tmp_path / "built"), environment(tmp_path)) == [LANGUAGE_HOST]
 
-    def test_the_bundles_own_beside_the_engine_wins(self, tmp_path: Path, paths: Paths) -> None:
+    def test_the_official_bundle_needs_none_since_it_downloads_its_provider(self, tmp_path: Path, paths: Paths) -> None:
         put(tmp_path / "bundle" / "pulumi-language-python")
         tools = engine(tmp_path / "bundle", Source.OFFICIAL)
-        assert stand_ins.needed(paths, tools, environment(tmp_path)) == [KUBERNETES_PROVIDER]
+        assert stand_ins.needed(paths, tools, environment(tmp_path)) == []
 
     def test_one_in_the_plugin_store_wins(self, tmp_path: Path, paths: Paths) -> None:
         (tmp_path / "home/.pulumi/plugins/resource-kubernetes-v4.34.2").mkdir(parents=True)
