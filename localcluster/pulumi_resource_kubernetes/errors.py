@@ -7,7 +7,6 @@ from typing import Any
 
 from localcluster.pulumi_resource_kubernetes.values import Object
 
-
 _LITERAL = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 
 
