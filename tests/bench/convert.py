@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,9 +36,10 @@ CORES = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Seconds, the resident memory of the largest process in bytes, and the seconds that the program itself counted."""
+    """Seconds, those of the cores, the largest process's resident bytes, and the seconds that the program itself counted."""
 
     seconds: float
+    cores: float
     memory: int
     own_clock: float = 0.0
 
@@ -79,7 +80,7 @@ def timed(command: Sequence[str | Path], environment: dict[str, str] | None = No
         text = said.read()
     if process.returncode:
         raise UserError(f"{' '.join(map(str, command))} failed:\n{text}")
-    return Run(seconds=seconds, memory=usage.ru_maxrss * 1024), text
+    return Run(seconds=seconds, cores=usage.ru_utime + usage.ru_stime, memory=usage.ru_maxrss * 1024), text
 
 
 def ours(checkpoint: Path, output: Path, ranks: int) -> Run:
@@ -95,19 +96,21 @@ def reference(python: Path, script: Path, checkpoint: Path, output: Path, ranks:
     found = re.search(r"elapsed time: ([\d.]+) sec", said)
     if found is None:
         raise UserError(f"{script} said nothing of its time:\n{said}")
-    return Run(seconds=run.seconds, memory=run.memory, own_clock=float(found[1]))
+    return replace(run, own_clock=float(found[1]))
 
 
 def copy(source: Path, target: Path) -> Run:
     """A plain copy of a folder's files."""
-    started = time.perf_counter()
+    started, before = time.perf_counter(), os.times()
     target.mkdir()
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, target / file.name)
         descriptor = os.open(target / file.name, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
-    return Run(seconds=time.perf_counter() - started, memory=0)
+    after = os.times()
+    cores = after.user - before.user + after.system - before.system
+    return Run(seconds=time.perf_counter() - started, cores=cores, memory=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +171,7 @@ def rows(folder: Path, checkpoint: Path, ranks: int, arguments: argparse.Namespa
         median = statistics.median(seconds)
         cells = [contender.name, str(ranks), f"{median:.2f} s ({min(seconds):.2f}-{max(seconds):.2f})"]
         cells += [f"{size / 1e6 / median:.0f} MB/s", compared(results[0], runs) if runs is not results[0] else ""]
+        cells.append(f"{statistics.median(run.cores for run in runs):.2f} s")
         cells.append(f"{max(run.memory for run in runs) / 2**20:.0f} MiB" if runs[0].memory else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -179,8 +183,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[str]:
     lines = [
         f"bloom-560m's shape, fp16 to fp16, {CORES} cores, medians of {arguments.runs} runs, load average {os.getloadavg()[0]:.1f}",
         "",
-        "| | tensor parallel | time (least-most) | throughput | this converter is | largest process |",
-        "|---|---|---|---|---|---|",
+        "| | tensor parallel | time (least-most) | throughput | this converter is | time of cores | largest process |",
+        "|---|---|---|---|---|---|---|",
     ]
     for ranks in arguments.tensor_parallel_size:
         lines += rows(folder, checkpoint, ranks, arguments)
