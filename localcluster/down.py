@@ -37,7 +37,9 @@ def tear_down(cluster: Cluster, *, keep_state: bool) -> None:
     """Ends every process and pod, then removes mounts, cgroups, interfaces and tables; the state too, if it is not kept."""
     cluster.table.stop_all(["kubelet"])
     stop_node(cluster)
-    cluster.table.stop_all(cluster.table.names())
+    # The apiserver after its clients, whose requests it waits for, and etcd after the apiserver, which says goodbye to it.
+    for last in ({"kube-apiserver", "etcd"}, {"etcd"}, set[str]()):
+        cluster.table.stop_all([name for name in cluster.table.names() if name not in last])
     for folder in (cluster.paths.cluster, cluster.paths.cache):  # a broken-off image build leaves mounts in the cache
         unmount_below(folder)
     network.remove(cluster.paths)

@@ -14,7 +14,8 @@ def hub(paths: Paths) -> Component:
     return Component(
         name="hub",
         argv=(
-            sys.executable,
+            # Not sys.executable, which differs with the name (python, python3) that a command was started by.
+            f"{sys.prefix}/bin/python3",
             "-m",
             "localcluster.hub",
             f"--models-dir={REPOSITORY / 'localcluster' / 'models'}",

@@ -59,13 +59,17 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot; None where it is gone, or only a zombie of it is left."""
+    """When the process started, in clock ticks since boot; None where it is gone, or only a zombie of it is left.
+
+    A zombie with threads is still ending, and holds its sockets.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     state, *fields = stat[stat.rindex(")") + 2 :].split()
-    return None if state in "ZX" else int(fields[18])
+    threads, start = int(fields[16]), int(fields[18])
+    return None if state in "ZX" and threads <= 1 else start
 
 
 class ProcessTable:

@@ -29,7 +29,7 @@ from localcluster.toolchain import Toolchain, Tools
 
 CLUSTER_IMAGES = ("pause", "kserve-controller")
 START_PATIENCE_S = 90.0
-HEALTH_PATIENCE_S = 5.0
+HEALTH_PATIENCE_S = 10.0
 ROLLOUT_PATIENCE_S = 180.0
 
 
@@ -91,30 +91,21 @@ class _Up:
             preflight.check_kernel()
             network.ensure(self.cluster.paths)
             cgroups.ensure()
-        pending = {component.name for wave in waves for component in wave if not self._runs_well(component)}
-        preflight.check_ports(
-            [
-                listen
-                for wave in waves
-                for component in wave
-                if component.name in pending and not self.cluster.table.running(component.name)
-                for listen in component.listens
-            ]
-        )
-        storage, apiserver, others = ([c for c in wave if c.name in pending] for wave in waves)
+        storage, apiserver, others = waves
+        table = self.cluster.table
+        stopped = [component for wave in waves for component in wave if table.running(component.name) is None]
+        preflight.check_ports([listen for component in stopped for listen in component.listens])
         with ThreadPoolExecutor(1) as background:
             with self.progress.phase("etcd, containerd, S3, Hub"):
-                self._start(storage)
-                self._wait_for(storage)
+                self._wait_for(self._start(storage))
             images = background.submit(self._images, tools)
             with self.progress.phase("apiserver"):
-                self._start(apiserver)
-                self._wait_for(apiserver)
-            self._start(others)
+                self._wait_for(self._start(apiserver))
+            started = self._start(others)
             with self.progress.phase("objects"):
                 self._apply(tools)
             with self.progress.phase("Kubernetes, gateway"):
-                self._wait_for(others)  # some may read nothing before their objects are there
+                self._wait_for(started)  # some may read nothing before their objects are there
             images.result()
         with self.progress.phase("KServe ready"):
             self._wait_for_kserve()
@@ -139,12 +130,16 @@ class _Up:
             return False
         return wait_until(component.is_healthy, HEALTH_PATIENCE_S)
 
-    def _start(self, components: Sequence[Component]) -> None:
+    def _start(self, wave: Sequence[Component]) -> list[Component]:
+        """Starts those of the wave that do not run well; returns them."""
+        with ThreadPoolExecutor(len(wave)) as pool:
+            components = [c for c, well in zip(wave, pool.map(self._runs_well, wave), strict=True) if not well]
         table = self.cluster.table
         table.stop_all([component.name for component in components])
         for component in components:
             table.start(component.command)
             self.started.append(component.name)
+        return components
 
     def _wait_for(self, components: Sequence[Component]) -> None:
         table = self.cluster.table

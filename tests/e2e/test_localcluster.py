@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from localcluster.down import mounts_below, remainder, shims, unmount_below
 from localcluster.lock import exclusive
 from localcluster.paths import LOCK, REPOSITORY, default_paths
 from localcluster.preflight import listeners
+from localcluster.process import start_ticks
 
+Eventually = Callable[[Callable[[], bool], str, float], None]
 PATHS = default_paths()
 NEEDS_FROM_PODS = """
 import socket, urllib.request
@@ -162,10 +164,11 @@ class TestRepaired:
 
 @pytest.mark.usefixtures("repaired")
 class TestMistakes:
-    def test_a_taken_port_is_named_with_its_holder(self) -> None:
+    def test_a_taken_port_is_named_with_its_holder(self, eventually: Eventually) -> None:
         before = pids()
         os.kill(before["s3"], signal.SIGKILL)
-        with socket.create_server(("127.0.0.1", 9000), reuse_port=False):
+        eventually(lambda: start_ticks(before["s3"]) is None, "the killed process is gone", 10)
+        with socket.create_server(("127.0.0.1", 9000)):
             done = localcluster("up")
         assert done.returncode == 1
         assert "port 9000 on 127.0.0.1, which s3 needs, is taken by" in done.stderr
