@@ -29,11 +29,11 @@ from engine_jobs import errors
 from engine_jobs.errors import UserError
 from engine_jobs.fastertransformer.checkpoint import CONFIG, Checkpoint
 from engine_jobs.fastertransformer.layout import CONFIG_NAME, ITEM_SIZES, check_sizes, weight_files
-from engine_jobs.fastertransformer.weight_writer import Piece, die_with_parent, pieces_of, sync_file, write_pieces
+from engine_jobs.fastertransformer.weight_writer import WeightJob, die_with_parent, sync_file, write_files
 
 PROGRESS_SECONDS = 5.0
-SMALL_PIECE_BYTES = 2**20
-"""Pieces under this travel to a worker together, up to this much a time."""
+SMALL_FILES_BYTES = 2**20
+"""Files under this go to a worker together, up to this much at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,23 +181,22 @@ def _write_partial(conversion: Conversion) -> None:
     for name in conversion.checkpoint.ignored:
         _say(f"note: {name} is no tensor of a BLOOM and is left out")
     target.mkdir()
-    pieces: list[Piece] = []
-    for file in weight_files(conversion.checkpoint.config.dimensions, conversion.ranks):
-        with (target / file.name).open("xb") as empty:
-            empty.truncate(sizes[file.name])
-        pieces += pieces_of(
-            target,
-            file,
-            tensors[file.tensor],
-            conversion.checkpoint.config.dimensions,
-            conversion.ranks,
-            conversion.data_type,
+    jobs = [
+        WeightJob(
+            target=target,
+            file=file,
+            tensor=tensors[file.tensor],
+            dimensions=conversion.checkpoint.config.dimensions,
+            ranks=conversion.ranks,
+            data_type=conversion.data_type,
         )
+        for file in weight_files(conversion.checkpoint.config.dimensions, conversion.ranks)
+    ]
     (target / CONFIG_NAME).write_text(conversion.config_ini(), encoding="utf-8")
     written = 0
     said = started
     with _workers(conversion.workers) as pool:
-        for done in as_completed([pool.submit(write_pieces, load) for load in _loads(pieces)]):
+        for done in as_completed([pool.submit(write_files, load) for load in _loads(jobs)]):
             written += done.result()
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
@@ -213,12 +212,12 @@ def _write_partial(conversion: Conversion) -> None:
     _say(f"converted {total / 1e9:.2f} GB in {seconds:.1f} s ({total / 1e6 / seconds:.0f} MB/s)")
 
 
-def _loads(pieces: list[Piece]) -> Iterator[tuple[Piece, ...]]:
-    """The biggest pieces first, each alone, then the small ones together, so that the workers end at about the same time."""
-    load: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: piece.size, reverse=True):
-        load.append(piece)
-        if sum(one.size for one in load) >= SMALL_PIECE_BYTES:
+def _loads(jobs: list[WeightJob]) -> Iterator[tuple[WeightJob, ...]]:
+    """The biggest files first, each alone, then the small ones together, so that the workers end at about the same time."""
+    load: list[WeightJob] = []
+    for job in sorted(jobs, key=lambda job: job.size, reverse=True):
+        load.append(job)
+        if sum(one.size for one in load) >= SMALL_FILES_BYTES:
             yield tuple(load)
             load = []
     if load:

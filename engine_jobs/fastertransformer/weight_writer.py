@@ -1,7 +1,7 @@
-"""Writes FasterTransformer's weight files from a checkpoint's tensors, in pieces and by several processes.
+"""Writes FasterTransformer's weight files from a checkpoint's tensors, each by one of several processes.
 
-A piece is some rows of one output file. It maps one tensor, or the rows of it that it needs, and works in blocks of about
-a megabyte, so a process holds hardly more than the mapped pages of one tensor, and lets go of them with the piece.
+A file's tensor is mapped and worked on in blocks of about a megabyte, so a process holds hardly more than the mapped pages of
+one tensor, and lets go of them with the file. One process writes a file: the kernel lets only one write to it at a time.
 """
 
 import ctypes
@@ -21,7 +21,8 @@ from engine_jobs.fastertransformer.layout import ITEM_SIZES, Cut, Dimensions, We
 
 Bits = NDArray[np.unsignedinteger[Any]]
 
-PIECE_BYTES = 64 * 2**20
+MAPPED_BYTES = 32 * 2**20
+"""Of a tensor that is written as it lies, mapped at a time."""
 BLOCK_ITEMS = 2**19
 LANE_BYTES = 16
 """Transposing moves whole lanes first, then turns each around in the cache: five times as fast as numpy's own way."""
@@ -29,8 +30,8 @@ TILE_ROWS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """Rows `first` to `stop`, along the first axis, of one weight file that exists at its full size."""
+class WeightJob:
+    """One weight file to write into the folder `target`, from its tensor, for `ranks` GPUs in type `data_type`."""
 
     target: Path
     file: WeightFile
@@ -38,47 +39,19 @@ class Piece:
     dimensions: Dimensions
     ranks: int
     data_type: str
-    first: int
-    stop: int
-
-    @property
-    def row_bytes(self) -> int:
-        return math.prod(self.file.shape[1:]) * ITEM_SIZES[self.data_type]
 
     @property
     def size(self) -> int:
-        return (self.stop - self.first) * self.row_bytes
+        return self.file.items * ITEM_SIZES[self.data_type]
 
 
-def pieces_of(
-    target: Path, file: WeightFile, tensor: StoredTensor, dimensions: Dimensions, ranks: int, data_type: str
-) -> Iterator[Piece]:
-    """The pieces, each of PIECE_BYTES at most, that make up one file in the folder `target`."""
-    rows = file.shape[0]
-    row_bytes = math.prod(file.shape[1:]) * ITEM_SIZES[data_type]
-    lane = LANE_BYTES // 2
-    step = max(lane, PIECE_BYTES // row_bytes // lane * lane)
-    for first in range(0, rows, step):
-        yield Piece(
-            target=target / file.name,
-            file=file,
-            tensor=tensor,
-            dimensions=dimensions,
-            ranks=ranks,
-            data_type=data_type,
-            first=first,
-            stop=min(first + step, rows),
-        )
-
-
-def write_pieces(pieces: tuple[Piece, ...]) -> int:
-    """Writes the pieces into their files and returns the bytes written. Runs in a worker process."""
+def write_files(jobs: tuple[WeightJob, ...]) -> int:
+    """Writes the files and returns the bytes written. Runs in a worker process."""
     written = 0
-    for piece in pieces:
-        with piece.target.open("r+b") as file:
-            file.seek(piece.first * piece.row_bytes)
-            for block in _blocks(piece):
-                written += file.write(converted(block, piece.tensor.dtype, piece.data_type).data)
+    for job in jobs:
+        with (job.target / job.file.name).open("xb") as file:
+            for block in _blocks(job):
+                written += file.write(converted(block, job.tensor.dtype, job.data_type).data)
     return written
 
 
@@ -97,37 +70,45 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def _blocks(piece: Piece) -> Iterator[Bits]:
-    """The piece's numbers as the checkpoint has them, in the output's order, as contiguous blocks."""
-    if piece.file.cut is Cut.WHOLE:
-        raw = piece.tensor.raw(piece.first, piece.stop)
-        step = max(1, BLOCK_ITEMS // math.prod(raw.shape[1:]))
-        for first in range(0, len(raw), step):
-            yield raw[first : first + step]
+def _blocks(job: WeightJob) -> Iterator[Bits]:
+    """The file's numbers as the checkpoint has them, in the file's order, as contiguous blocks."""
+    if job.file.cut is Cut.WHOLE:
+        yield from _rows(job.tensor)
         return
-    raw = piece.tensor.raw()
-    rows, offset = _source_rows(piece), 0
+    raw = job.tensor.raw()
+    rows = _source_rows(job)
     if raw.ndim == 1:
-        flat = np.concatenate([raw[part] for part in rows])
-        yield flat.reshape(piece.file.shape)[piece.first : piece.stop]
+        yield np.concatenate([raw[part] for part in rows])
         return
-    if piece.file.cut is Cut.IN:
-        offset = piece.file.rank * piece.file.shape[0]
+    first, columns = 0, raw.shape[1]
+    if job.file.cut is Cut.IN:
+        columns = job.file.shape[0]
+        first = job.file.rank * columns
     width = sum(part.stop - part.start for part in rows)
     step = max(64, BLOCK_ITEMS // width // 64 * 64)
-    for first in range(piece.first, piece.stop, step):
-        yield transposed(raw, rows, offset + first, offset + min(first + step, piece.stop))
+    for start in range(first, first + columns, step):
+        yield transposed(raw, rows, start, min(start + step, first + columns))
 
 
-def _source_rows(piece: Piece) -> list[slice]:
+def _rows(tensor: StoredTensor) -> Iterator[Bits]:
+    """The tensor as it lies, block by block, a part of it mapped at a time."""
+    rows, row_items = tensor.shape[0], math.prod(tensor.shape[1:])
+    at_once, step = max(1, MAPPED_BYTES // (row_items * 4)), max(1, BLOCK_ITEMS // row_items)
+    for first in range(0, rows, at_once):
+        mapped = tensor.raw(first, min(first + at_once, rows))
+        for start in range(0, len(mapped), step):
+            yield mapped[start : start + step]
+
+
+def _source_rows(job: WeightJob) -> list[slice]:
     """The rows, along Hugging Face's out axis, that a rank's file holds, in its order."""
-    file, size = piece.file, piece.dimensions
+    file, size = job.file, job.dimensions
     if file.cut is Cut.HEADS:
-        d, own = size.head_width, size.heads // piece.ranks
+        d, own = size.head_width, size.heads // job.ranks
         heads = range(file.rank * own, (file.rank + 1) * own)
         starts = [(3 * head + kind) * d for kind in range(3) for head in heads]
         return [slice(start, start + d) for start in starts]
-    share = piece.tensor.shape[0] // (piece.ranks if file.cut is Cut.OUT else 1)
+    share = job.tensor.shape[0] // (job.ranks if file.cut is Cut.OUT else 1)
     first = file.rank * share if file.cut is Cut.OUT else 0
     return [slice(first, first + share)]
 

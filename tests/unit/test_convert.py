@@ -86,10 +86,10 @@ class TestTheBytesAreTheReferences:
         shards = as_shards(TINY, tmp_path / "shards", count, prefix)
         assert sums(converted(shards, tmp_path / "out", 2, "fp16")) == golden_sums("tiny-bloom", 2, "fp16")
 
-    def test_by_several_workers_in_small_pieces(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(weight_writer, "PIECE_BYTES", 5000)
+    def test_by_several_workers_in_small_blocks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(weight_writer, "MAPPED_BYTES", 5000)
         monkeypatch.setattr(weight_writer, "BLOCK_ITEMS", 700)
-        monkeypatch.setattr(program, "SMALL_PIECE_BYTES", 100)
+        monkeypatch.setattr(program, "SMALL_FILES_BYTES", 100)
         assert sums(converted(TINY, tmp_path, 2, "fp32", workers=3)) == golden_sums("tiny-bloom", 2, "fp32")
 
     def test_config_ini_can_be_read_back(self, tmp_path: Path) -> None:
@@ -283,7 +283,7 @@ class TestAKilledRunIsRepairedByTheNext:
         assert sorted(path.name for path in output.iterdir()) == [".1-gpu.complete.json", "1-gpu"]
 
     def test_a_killed_worker(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(program, "write_pieces", kill_this_process)
+        monkeypatch.setattr(program, "write_files", kill_this_process)
         with pytest.raises(UserError, match="a worker process was killed, most likely for want of memory"):
             converted(TINY, tmp_path)
         assert list(tmp_path.iterdir()) == []
