@@ -8,8 +8,7 @@ from components.kserve.inference_service import InferenceService, InferenceServi
 from components.kserve.model_route import ModelRoute, ModelRouteArgs, route_host
 from components.kserve.serving_runtime import ServingRuntime, ServingRuntimeArgs, runtime_name
 from components.kubernetes.bucket import EndpointBucket, EndpointBucketArgs
-from components.kubernetes.credentials import CredentialsArgs
-from components.kubernetes.job import StoreAccess
+from components.kubernetes.credentials import Access
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import ModelNamespace, ModelNamespaceArgs
 from components.kubernetes.work_volume import WorkVolume, WorkVolumeArgs
@@ -20,48 +19,34 @@ from stacks.planning import image_reference, plan_model
 
 
 def deploy(inputs: Inputs) -> None:
-    platform, store = inputs.settings.platform, inputs.settings.platform.store
-    gateway, context = platform.gateway, platform.cluster.context
-    scope = Scope(stack=inputs.stack, namespace=platform.namespace)
-    access = StoreAccess(region=store.region, endpoint=store.endpoint, hub_token=inputs.hub_token is not None)
+    platform = inputs.settings.platform
+    store, disk, gateway, context = platform.store, platform.work_volume, platform.gateway, platform.cluster.context
+    jobs_image, smoke_image = (image_reference(platform.images, name) for name in ("jobs", "smoke-test"))
     plans = {name: plan_model(name, m, platform, inputs.resolve) for name, m in inputs.settings.models.items()}
+    scope = Scope(stack=inputs.stack, namespace=platform.namespace)
+    access = Access(region=store.region, endpoint=store.endpoint, **inputs.credentials)
 
-    # Upsert: an `up` that was killed after a create and before it was recorded goes on; the stack label guards against strangers.
+    # Upsert: an `up` that was killed between a create and its record goes on; the stack label guards against strangers.
     cluster = k8s.Provider("cluster", context=context, cluster_identifier=context, upsert_existing_objects=True)
     here = pulumi.ResourceOptions(provider=cluster)
-    credentials = CredentialsArgs(
-        scope=scope,
-        store_access_key_id=inputs.store_keys.access_key_id,
-        store_secret_access_key=inputs.store_keys.secret_access_key,
-        store_region=store.region,
-        store_endpoint=store.endpoint,
-        hub_token=inputs.hub_token,
-    )
-    namespace = ModelNamespace("models", ModelNamespaceArgs(scope=scope, credentials=credentials), here)
-    disk = platform.work_volume
+    namespace = ModelNamespace("models", ModelNamespaceArgs(scope=scope, access=access), here)
     volume = WorkVolumeArgs(scope=scope, size=disk.size, host_path=disk.host_path, storage_class=disk.storage_class)
     ground: list[pulumi.Resource] = [namespace, WorkVolume("work", volume, here, after=[namespace])]
     if store.create:
-        jobs_image = image_reference(platform.images, "jobs")
         bucket = EndpointBucketArgs(scope=scope, bucket=store.bucket, image=jobs_image, access=access)
         ground.append(EndpointBucket("store", bucket, here, after=[namespace]))
-    runtimes = {
-        (key := runtime_name(plan.runtime)): ServingRuntime(
-            key, ServingRuntimeArgs(scope=scope, runtime=plan.runtime), here, after=[namespace]
-        )
-        for plan in {runtime_name(plan.runtime): plan for plan in plans.values()}.values()
-    }
+    runtimes: dict[str, ServingRuntime] = {}
+    for runtime in (plan.runtime for plan in plans.values()):
+        if (name := runtime_name(runtime)) not in runtimes:
+            args = ServingRuntimeArgs(scope=scope, runtime=runtime)
+            runtimes[name] = ServingRuntime(name, args, here, after=[namespace])
 
     outputs = {}
     for name, plan in plans.items():
-        artifact, service = plan.build.artifact, service_name(name, plan)
+        artifact = plan.build.artifact
         pulumi.log.info(f"{name}: artifact {artifact.path}: {inputs.artifact_state(artifact)}")
-        build = EngineBuild(
-            f"{name}-build",
-            EngineBuildArgs(scope=scope, model=name, build=plan.build, access=access),
-            here,
-            after=ground,
-        )
+        engine = EngineBuildArgs(scope=scope, model=name, build=plan.build, access=access)
+        build = EngineBuild(f"{name}-build", engine, here, after=ground)
         serving = InferenceService(
             name,
             InferenceServiceArgs(scope=scope, model=name, plan=plan),
@@ -69,23 +54,12 @@ def deploy(inputs: Inputs) -> None:
             hooks=ask_from_outside(name, plan, gateway.address, context) if inputs.live else None,
             after=[build, runtimes[runtime_name(plan.runtime)]],
         )
-        smoke = SmokeTest(
-            f"{name}-smoke",
-            SmokeTestArgs(
-                scope=scope,
-                model=name,
-                plan=plan,
-                image=image_reference(platform.images, "smoke-test"),
-                gateway=gateway.cluster_address,
-            ),
-            here,
-            after=[serving],
-        )
+        question = SmokeTestArgs(scope=scope, model=name, plan=plan, image=smoke_image, gateway=gateway.cluster_address)
+        smoke = SmokeTest(f"{name}-smoke", question, here, after=[serving])
         route = ModelRouteArgs(
             scope=scope,
             model=name,
-            service=service,
-            transformer=plan.service.transformer is not None,
+            plan=plan,
             gateway_name=gateway.name,
             gateway_namespace=gateway.namespace,
             domain=gateway.domain,
@@ -94,7 +68,7 @@ def deploy(inputs: Inputs) -> None:
         outputs[name] = {
             "url": gateway.address,
             "host": route_host(scope, name, gateway.domain),
-            "service": service,
+            "service": service_name(name, plan),
             "artifact": f"{store.url}/{artifact.path}",
             "smokeTest": smoke.verdict,
         }

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.job import StoreAccess, awaited, job_args, store_environment
+from components.kubernetes.credentials import Access, store_environment
+from components.kubernetes.job import awaited, job_args
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import BUILDER
 from engine_jobs.recipe import Build, JobSpec
@@ -23,7 +24,7 @@ class EngineBuildArgs:
     scope: Scope
     model: str
     build: Build
-    access: StoreAccess
+    access: Access
 
 
 def build_job_args(args: EngineBuildArgs, spec: JobSpec) -> k8s.batch.v1.JobInitArgs:

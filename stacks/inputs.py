@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pulumi
 
@@ -23,12 +23,12 @@ BUILT = "reused: it is in the store"
 TO_BUILD = "to be built"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoreKeys:
-    """The artifact store's credentials, as secret Outputs."""
+class Credentials(TypedDict):
+    """The artifact store's keys and the Hub's token (None: there is none), as secret Outputs."""
 
     access_key_id: pulumi.Input[str]
     secret_access_key: pulumi.Input[str]
+    hub_token: pulumi.Input[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,7 @@ class Inputs:
     stack: str
     live: bool
     settings: Settings
-    store_keys: StoreKeys
-    hub_token: pulumi.Input[str] | None
+    credentials: Credentials
     resolve: Resolve
     artifact_state: Callable[[Artifact], str]
 
@@ -57,10 +56,11 @@ def from_engine() -> Inputs:
         stack=stack,
         live=True,
         settings=settings,
-        store_keys=StoreKeys(
-            access_key_id=pulumi.Output.secret(access_key), secret_access_key=pulumi.Output.secret(secret_key)
+        credentials=Credentials(
+            access_key_id=pulumi.Output.secret(access_key),
+            secret_access_key=pulumi.Output.secret(secret_key),
+            hub_token=pulumi.Output.secret(hub_token) if hub_token else None,
         ),
-        hub_token=pulumi.Output.secret(hub_token) if hub_token else None,
         resolve=_resolve_on_hub(settings.platform.hub.endpoint, hub_token),
         artifact_state=_ask_store(settings.platform.store),
     )
@@ -71,8 +71,7 @@ def for_rendering(stack: str, file: Path, config: dict[str, Any]) -> Inputs:
         stack=stack,
         live=False,
         settings=parse_settings(config, file),
-        store_keys=StoreKeys(access_key_id=PLACEHOLDER, secret_access_key=PLACEHOLDER),
-        hub_token=PLACEHOLDER,
+        credentials=Credentials(access_key_id=PLACEHOLDER, secret_access_key=PLACEHOLDER, hub_token=PLACEHOLDER),
         resolve=as_written,
         artifact_state=lambda _: TO_BUILD,
     )

@@ -11,7 +11,9 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components.kserve.inference_service import service_name
 from components.kubernetes.metadata import Scope
+from engine_jobs.recipe import Plan
 
 GRPC_PATH = "/inference.GRPCInferenceService"
 GRPC_PORT = 9000
@@ -20,12 +22,11 @@ HTTP_PORT = 80
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRouteArgs:
-    """`service` is the InferenceService behind the host; `transformer`: whether one stands before its predictor."""
+    """`plan` says which InferenceService is behind the host; `domain` is KServe's ingress domain."""
 
     scope: Scope
     model: str
-    service: str
-    transformer: bool
+    plan: Plan
     gateway_name: str
     gateway_namespace: str
     domain: str
@@ -37,7 +38,8 @@ def route_host(scope: Scope, model: str, domain: str) -> str:
 
 def http_route_spec(args: ModelRouteArgs) -> dict[str, Any]:
     """The spec of gateway.networking.k8s.io/v1 HTTPRoute: gRPC to the predictor, all else to the transformer, if there is one."""
-    front = "transformer" if args.transformer else "predictor"
+    service = service_name(args.model, args.plan)
+    front = "transformer" if args.plan.service.transformer else "predictor"
     return {
         "parentRefs": [
             {
@@ -49,8 +51,8 @@ def http_route_spec(args: ModelRouteArgs) -> dict[str, Any]:
         ],
         "hostnames": [route_host(args.scope, args.model, args.domain)],
         "rules": [
-            _rule(GRPC_PATH, f"{args.service}-predictor", GRPC_PORT),
-            _rule("/", f"{args.service}-{front}", HTTP_PORT),
+            _rule(GRPC_PATH, f"{service}-predictor", GRPC_PORT),
+            _rule("/", f"{service}-{front}", HTTP_PORT),
         ],
     }
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.job import StoreAccess, awaited, job_args, store_environment
+from components.kubernetes.credentials import Access, store_environment
+from components.kubernetes.job import awaited, job_args
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import BUILDER
 from engine_jobs.recipe import JobSpec, Resources, Step, content_key
@@ -20,7 +21,7 @@ class EndpointBucketArgs:
     scope: Scope
     bucket: str
     image: str
-    access: StoreAccess
+    access: Access
 
 
 def bucket_job_spec(args: EndpointBucketArgs) -> JobSpec:

@@ -1,12 +1,10 @@
 """The Kubernetes Job of a JobSpec: a pure builder, used by everything that runs one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.credentials import HUB_KEY, HUB_SECRET, STORE_KEYS, STORE_SECRET
 from components.kubernetes.metadata import Scope
 from components.kubernetes.work_volume import CLAIM
 from engine_jobs.recipe import WORK_DIR, JobSpec, Resources
@@ -16,15 +14,6 @@ JOB_USER = 1000
 
 EXIT_FAILED = 1
 """A program's own verdict (wrong input, refused token …): trying again can't help. Anything else (killed, node lost) may."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreAccess:
-    """How a pod reaches the artifact store and whether it has a Hub token."""
-
-    region: str
-    endpoint: str | None
-    hub_token: bool
 
 
 def resources_args(resources: Resources) -> k8s.core.v1.ResourceRequirementsArgs:
@@ -44,23 +33,6 @@ def restricted() -> k8s.core.v1.SecurityContextArgs:
         capabilities=k8s.core.v1.CapabilitiesArgs(drop=["ALL"]),
         run_as_non_root=True,
         seccomp_profile=k8s.core.v1.SeccompProfileArgs(type="RuntimeDefault"),
-    )
-
-
-def store_environment(access: StoreAccess, *, hub: bool) -> list[k8s.core.v1.EnvVarArgs]:
-    env = [_from_secret(key, STORE_SECRET, key) for key in STORE_KEYS]
-    env.append(k8s.core.v1.EnvVarArgs(name="AWS_REGION", value=access.region))
-    if access.endpoint:
-        env.append(k8s.core.v1.EnvVarArgs(name="AWS_ENDPOINT_URL_S3", value=access.endpoint))
-    if hub and access.hub_token:
-        env.append(_from_secret("HF_TOKEN", HUB_SECRET, HUB_KEY))
-    return env
-
-
-def _from_secret(name: str, secret: str, key: str) -> k8s.core.v1.EnvVarArgs:
-    return k8s.core.v1.EnvVarArgs(
-        name=name,
-        value_from=k8s.core.v1.EnvVarSourceArgs(secret_key_ref=k8s.core.v1.SecretKeySelectorArgs(name=secret, key=key)),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.credentials import STORE_SECRET, Credentials, CredentialsArgs
+from components.kubernetes.credentials import STORE_SECRET, Access, Credentials
 from components.kubernetes.metadata import Scope
 
 BUILDER = "builder"
@@ -20,7 +20,7 @@ SMOKE_TEST = "smoke-test"
 @dataclass(frozen=True, kw_only=True)
 class ModelNamespaceArgs:
     scope: Scope
-    credentials: CredentialsArgs
+    access: Access
 
 
 def namespace_args(scope: Scope) -> k8s.core.v1.NamespaceInitArgs:
@@ -66,7 +66,7 @@ class ModelNamespace(pulumi.ComponentResource):
             f"{name}-namespace", namespace_args(scope), pulumi.ResourceOptions(parent=self)
         )
         inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
-        Credentials(f"{name}-credentials", args.credentials, inside)
+        Credentials(f"{name}-credentials", scope, args.access, inside)
         for account in (BUILDER, PREDICTOR, SMOKE_TEST):
             k8s.core.v1.ServiceAccount(f"{name}-{account}", service_account_args(scope, account), inside)
         role = k8s.rbac.v1.Role(f"{name}-smoke-test-role", smoke_test_role_args(scope), inside)

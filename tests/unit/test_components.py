@@ -8,8 +8,7 @@ from components.engine_build import EngineBuildArgs, build_job_args
 from components.kserve.inference_service import inference_service_spec, revision, service_name
 from components.kserve.model_route import ModelRouteArgs, http_route_spec, route_host
 from components.kserve.serving_runtime import runtime_name, serving_runtime_spec
-from components.kubernetes.credentials import CredentialsArgs, hub_secret_args, store_secret_args
-from components.kubernetes.job import StoreAccess
+from components.kubernetes.credentials import Access, hub_secret_args, store_secret_args
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import smoke_test_role_args
 from components.kubernetes.work_volume import WorkVolumeArgs, claim_args, persistent_volume_args
@@ -18,7 +17,13 @@ from engine_jobs.recipe import Plan
 from tests.unit.plans import make_plan
 
 SCOPE = Scope(stack="test", namespace="models")
-ACCESS = StoreAccess(region="us-east-1", endpoint="http://s3.test:9000", hub_token=True)
+ACCESS = Access(
+    region="us-east-1",
+    endpoint="http://10.0.0.1:9000",
+    access_key_id="key",
+    secret_access_key="secret",
+    hub_token="token",
+)
 
 
 def plain(args: Any) -> Any:
@@ -30,7 +35,7 @@ def plain(args: Any) -> Any:
     return [plain(item) for item in args] if isinstance(args, list) else args
 
 
-def build_job(name: str, access: StoreAccess = ACCESS) -> Any:
+def build_job(name: str, access: Access = ACCESS) -> Any:
     plan = make_plan()
     args = EngineBuildArgs(scope=SCOPE, model="tiny-bloom", build=plan.build, access=access)
     (spec,) = [job for job in plan.build.jobs if job.name == name]
@@ -79,7 +84,7 @@ class TestABuildJob:
             assert ("HF_TOKEN" in env) == (name == "fetch")
 
     def test_asks_for_no_token_that_there_is_not(self) -> None:
-        job = build_job("fetch", dataclasses.replace(ACCESS, hub_token=False))
+        job = build_job("fetch", dataclasses.replace(ACCESS, hub_token=None))
         assert "hub-token" not in str(job)
 
     def test_has_a_name_that_kubernetes_takes(self) -> None:
@@ -135,24 +140,27 @@ class TestTheRoute:
     ARGS = ModelRouteArgs(
         scope=SCOPE,
         model="tiny-bloom",
-        service="tiny-bloom-1234",
-        transformer=True,
+        plan=make_plan(),
         gateway_name="g",
         gateway_namespace="kserve",
         domain="llm.test",
     )
 
-    def test_keeps_its_host(self) -> None:
-        assert http_route_spec(self.ARGS)["hostnames"] == [route_host(SCOPE, "tiny-bloom", "llm.test")]
-        assert http_route_spec(dataclasses.replace(self.ARGS, service="other"))["hostnames"] == [
-            "tiny-bloom-models.llm.test"
-        ]
+    def test_keeps_its_host_when_the_service_behind_it_changes(self) -> None:
+        before = http_route_spec(self.ARGS)
+        after = http_route_spec(dataclasses.replace(self.ARGS, plan=make_plan(revision="b" * 40)))
+        assert before["hostnames"] == after["hostnames"] == [route_host(SCOPE, "tiny-bloom", "llm.test")]
+        assert before["rules"] != after["rules"]
 
-    @pytest.mark.parametrize(("transformer", "front"), [(True, "transformer"), (False, "predictor")])
-    def test_sends_grpc_to_the_predictor_and_http_to_the_front(self, transformer: bool, front: str) -> None:
-        grpc, http = http_route_spec(dataclasses.replace(self.ARGS, transformer=transformer))["rules"]
-        assert grpc["backendRefs"][0]["name"] == "tiny-bloom-1234-predictor" and grpc["backendRefs"][0]["port"] == 9000
-        assert http["backendRefs"][0]["name"] == f"tiny-bloom-1234-{front}" and http["backendRefs"][0]["port"] == 80
+    @pytest.mark.parametrize("front", ["transformer", "predictor"])
+    def test_sends_grpc_to_the_predictor_and_http_to_the_front(self, front: str) -> None:
+        plan = make_plan()
+        if front == "predictor":
+            plan = dataclasses.replace(plan, service=dataclasses.replace(plan.service, transformer=None))
+        service = service_name("tiny-bloom", plan)
+        grpc, http = http_route_spec(dataclasses.replace(self.ARGS, plan=plan))["rules"]
+        assert grpc["backendRefs"][0]["name"] == f"{service}-predictor" and grpc["backendRefs"][0]["port"] == 9000
+        assert http["backendRefs"][0]["name"] == f"{service}-{front}" and http["backendRefs"][0]["port"] == 80
 
 
 class TestTheSmokeTestJobIsKeyedByWhatItTests:
@@ -173,24 +181,15 @@ class TestTheSmokeTestJobIsKeyedByWhatItTests:
 
 
 class TestSecrets:
-    ARGS = CredentialsArgs(
-        scope=SCOPE,
-        store_access_key_id="key",
-        store_secret_access_key="secret",
-        store_region="us-east-1",
-        store_endpoint="http://10.0.0.1:9000",
-        hub_token="token",
-    )
-
     def test_the_store_secret_is_what_kserve_reads(self) -> None:
-        secret = plain(store_secret_args(self.ARGS))
+        secret = plain(store_secret_args(SCOPE, ACCESS))
         assert set(secret["stringData"]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
         annotations = secret["metadata"]["annotations"]
         assert annotations["serving.kserve.io/s3-endpoint"] == "10.0.0.1:9000"
         assert annotations["serving.kserve.io/s3-usehttps"] == "0"
 
     def test_aws_itself_needs_no_endpoint(self) -> None:
-        secret = plain(store_secret_args(dataclasses.replace(self.ARGS, store_endpoint=None)))
+        secret = plain(store_secret_args(SCOPE, dataclasses.replace(ACCESS, endpoint=None)))
         assert "serving.kserve.io/s3-endpoint" not in secret["metadata"]["annotations"]
 
     def test_the_hub_secret(self) -> None:
