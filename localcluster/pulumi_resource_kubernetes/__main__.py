@@ -4,8 +4,7 @@ import sys
 import threading
 
 from localcluster.plugin_server import engine_address, serve
-from localcluster.pulumi_resource_kubernetes.engine import Engine
-from localcluster.pulumi_resource_kubernetes.provider import KubernetesProvider, register
+from localcluster.pulumi_protocol import load_protocol_only
 
 
 def _import_client() -> None:
@@ -15,6 +14,10 @@ def _import_client() -> None:
 
 def main() -> None:
     """Serves the provider until the engine is gone."""
+    load_protocol_only()
+    from localcluster.pulumi_resource_kubernetes.engine import Engine
+    from localcluster.pulumi_resource_kubernetes.provider import KubernetesProvider, register
+
     provider = KubernetesProvider(Engine(engine_address(sys.argv[1:])))
     threading.Thread(target=_import_client, daemon=True).start()
     serve(lambda server: register(provider, server), provider.cancel)

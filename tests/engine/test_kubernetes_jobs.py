@@ -1,9 +1,10 @@
 """Jobs under the real engine: a failure stops the update, stays in the state, and the next update runs the Job again."""
 
+import signal
 import threading
 
 from tests.engine.control_plane import ControlPlane
-from tests.engine.pods import end_pods
+from tests.engine.pods import PODS, end_pods
 from tests.engine.project import Project
 
 PROGRAM = """
@@ -59,3 +60,26 @@ class TestAFailedJob:
         output = _up(project, plane, exit_code=0)
         assert "replaced" in output
         assert project.resource("Job")["id"] != done["id"]
+
+
+class TestAnInterruptedUpdate:
+    def test_records_the_job_that_it_waited_for_and_goes_on_with_it(
+        self, project: Project, plane: ControlPlane
+    ) -> None:
+        program = PROGRAM.replace("COMMAND", "three").replace('"pulumi.com/replaceUnready": "true"', "")
+        process = project.program(program.replace('"build"', '"interrupted"')).start(
+            "up", "--yes", "--skip-preview", "--stack=test"
+        )
+        plane.wait_for(f"{PODS}?labelSelector=batch.kubernetes.io/job-name&fieldSelector=status.phase=Pending", 60)
+        process.send_signal(signal.SIGINT)
+        interrupted = project.finish(process)
+        assert interrupted.exit_code != 0
+        assert "was cancelled" in interrupted.output
+        recorded = project.resource("Job")
+        assert recorded["initErrors"]
+
+        # It still runs: the next update waits for it, and makes no second one.
+        output = _up(project, plane, exit_code=0)
+        assert "1 updated" in output
+        assert project.resource("Job")["id"] == recorded["id"]
+        assert not project.resource("Job").get("initErrors")
