@@ -6,7 +6,11 @@ import signal
 import time
 from pathlib import Path
 
+from engine_jobs.errors import UserError
+
 ROOT = "llm-serving"
+# What the kubelet asks for of a version 2 cgroup, as far as the kernel has it.
+CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
 
 
 def hierarchies(mountinfo: str | None = None) -> list[Path]:
@@ -23,12 +27,29 @@ def hierarchies(mountinfo: str | None = None) -> list[Path]:
 def ensure() -> None:
     """Makes the cgroup. In a version 1 cpuset it inherits the parent's cores and memory nodes: empty ones take no process."""
     for hierarchy in hierarchies():
+        enable_controllers(hierarchy)
         group = hierarchy / ROOT
         group.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
             ours, parents = group / name, hierarchy / name
             if ours.exists() and parents.exists() and not ours.read_text().strip():
                 ours.write_text(parents.read_text())
+
+
+def enable_controllers(hierarchy: Path) -> None:
+    """Hands a version 2 hierarchy's controllers on to the cgroups below its root. Raises UserError where it may not."""
+    listing, enabled = hierarchy / "cgroup.controllers", hierarchy / "cgroup.subtree_control"
+    if not listing.exists():
+        return  # version 1
+    missing = sorted(set(listing.read_text().split()) & set(CONTROLLERS) - set(enabled.read_text().split()))
+    if missing:
+        try:
+            enabled.write_text(" ".join(f"+{controller}" for controller in missing))
+        except OSError as error:
+            raise UserError(
+                f"the cgroup controllers {', '.join(missing)} can't be enabled in {hierarchy} ({error.strerror}): "
+                "run this on a machine or a virtual machine, or in a container with a cgroup namespace of its own"
+            ) from error
 
 
 def is_complete() -> bool:

@@ -21,10 +21,11 @@ from localcluster.down import mounts_below, remainder, shims, unmount_below
 from localcluster.lock import exclusive
 from localcluster.paths import LOCK, REPOSITORY, default_paths
 from localcluster.preflight import listeners
-from localcluster.process import start_ticks
+from localcluster.process import ProcessTable, start_ticks
 
 Eventually = Callable[[Callable[[], bool], str, float], None]
 PATHS = default_paths()
+PROCESSES = ProcessTable(PATHS.run, PATHS.logs)
 NEEDS_FROM_PODS = """
 import socket, urllib.request
 for url in ("http://10.254.0.1:9000/health", "http://10.254.0.1:8090/api/models"):
@@ -154,6 +155,17 @@ class TestRepaired:
         os.kill(hung, signal.SIGSTOP)
         assert_up()
         assert pids()["coredns"] != hung
+
+    def test_an_up_that_was_killed_half_way_is_finished_by_the_next(self, eventually: Eventually) -> None:
+        before = pids()
+        for name in ("etcd", "traefik"):
+            os.kill(before[name], signal.SIGKILL)
+        process = subprocess.Popen([sys.executable, "-m", "localcluster", "up"], cwd=REPOSITORY)
+        eventually(lambda: PROCESSES.running("etcd") is not None, "etcd is started", 60)
+        process.kill()
+        process.wait()
+        assert localcluster("status").returncode == 1
+        assert_up()
 
     def test_lost_rules_and_addresses_come_back(self) -> None:
         subprocess.run(["nft", "delete", "table", "inet", network.TABLE], check=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from localcluster import kserve
-from localcluster.cgroups import hierarchies
+from localcluster.cgroups import enable_controllers, hierarchies
 from localcluster.cluster import Cluster
 from localcluster.component import Component
 from localcluster.containerd import containerd_configuration
@@ -125,6 +125,21 @@ class TestNode:
             "32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
         )
         assert hierarchies(mountinfo) == [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/unified")]
+
+    def test_a_version_2_hierarchy_hands_its_controllers_on(self, tmp_path: Path) -> None:
+        (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids rdma misc\n")
+        enabled = tmp_path / "cgroup.subtree_control"
+        enabled.write_text("cpu memory pids\n")
+        enable_controllers(tmp_path)
+        assert enabled.read_text() == "+cpuset +io"
+
+    def test_a_hierarchy_without_any_is_left_alone(self, tmp_path: Path) -> None:
+        enable_controllers(tmp_path)
+        assert list(tmp_path.iterdir()) == []
+        for name in ("cgroup.controllers", "cgroup.subtree_control"):
+            (tmp_path / name).write_text("\n")
+        enable_controllers(tmp_path)
+        assert (tmp_path / "cgroup.subtree_control").read_text() == "\n"
 
     def test_the_last_mounted_is_unmounted_first(self) -> None:
         mountinfo = (
