@@ -137,8 +137,7 @@ def conflicts(wanted: Sequence[Listen], existing: Sequence[Listener]) -> list[tu
         (listen, listener)
         for listen in wanted
         for listener in existing
-        if listener.port == listen.port
-        and (listener.address.is_unspecified or str(listener.address) == listen.address)
+        if listener.port == listen.port and (listener.address.is_unspecified or str(listener.address) == listen.address)
     ]
 
 

@@ -71,8 +71,10 @@ class Writer:
 
     def relinquish(self, obj: Object) -> None:
         """Applies nothing but the identity: every field that only this manager owned goes back to its default."""
+        live = self.cluster.get(obj)
         identity = {key: obj[key] for key in ("apiVersion", "kind")}
-        metadata = {key: value for key, value in metadata_of(obj).items() if key in ("name", "namespace")}
+        metadata = {key: value for key, value in metadata_of(live).items() if key in ("name", "namespace", "uid")}
+        # With the uid this can't make the object anew, should it go in this moment.
         self._apply({**identity, "metadata": metadata}, False)
 
     def _forced(self, obj: Object) -> bool:

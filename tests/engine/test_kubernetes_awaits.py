@@ -291,3 +291,20 @@ class TestDeletion:
         again = operations.delete(session, Target(urn=_urn(obj)), made.identifier, made.outputs)
         assert again is None
         assert operations.delete(session, Target(urn=_urn(obj)), made.identifier, made.outputs) is None, "gone is fine"
+
+    def test_of_a_patch_does_not_bring_the_object_back(
+        self, plane: ControlPlane, session: Session, creating: Callable[..., Future[Outcome]]
+    ) -> None:
+        obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patched"}}
+        creating(obj).result(10)
+        urn = _urn(obj).replace("ConfigMap", "ConfigMapPatch")
+        inputs = {**obj, "metadata": {"name": "patched", "namespace": "default", "annotations": {"a": "b"}}}
+        patched = operations.create(session, Target(urn=urn), inputs)
+        assert plane.get(f"{NAMESPACE}/configmaps/patched")["metadata"]["annotations"] == {"a": "b"}
+        operations.delete(session, Target(urn=urn), patched.identifier, patched.outputs)
+        assert "annotations" not in plane.get(f"{NAMESPACE}/configmaps/patched")["metadata"]
+
+        patched = operations.create(session, Target(urn=urn), inputs)
+        plane.request("DELETE", f"{NAMESPACE}/configmaps/patched")
+        assert operations.delete(session, Target(urn=urn), patched.identifier, patched.outputs) is None
+        assert plane.get(f"{NAMESPACE}/configmaps/patched") is None
