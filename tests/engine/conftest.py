@@ -1,15 +1,23 @@
 """One private control plane for all tests of this folder, and a project with the stand-ins for each."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from localcluster import stand_ins
 from localcluster.paths import Paths
+from localcluster.pulumi_resource_kubernetes import operations
+from localcluster.pulumi_resource_kubernetes.operations import Outcome, Target
+from localcluster.pulumi_resource_kubernetes.session import Session
+from localcluster.pulumi_resource_kubernetes.settings import Settings
 from localcluster.tool_families import load_families
 from localcluster.toolchain import Toolchain, Tools
 from tests.engine.control_plane import ControlPlane, control_plane
+from tests.engine.direct import Recorder, urn_of
 from tests.engine.project import Project
 
 
@@ -48,3 +56,25 @@ def new_project(tools: Tools, launchers: tuple[Path, ...], tmp_path: Path) -> Ca
 def project(new_project: Callable[..., Project], plane: ControlPlane) -> Project:
     """A project whose ambient kubeconfig is the private control plane's."""
     return new_project(KUBECONFIG=str(plane.kubeconfig))
+
+
+@pytest.fixture
+def engine() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def session(plane: ControlPlane, engine: Recorder) -> Session:
+    return Session(Settings(kubeconfig=str(plane.kubeconfig)), engine, threading.Event())
+
+
+@pytest.fixture
+def creating(session: Session) -> Callable[..., Future[Outcome]]:
+    """Starts a create, which goes on beside the test."""
+    pool = ThreadPoolExecutor(4)
+
+    def create(obj: dict[str, Any], timeout_s: float = 60.0) -> Future[Outcome]:
+        obj["metadata"] = {"namespace": "default", **obj["metadata"]}
+        return pool.submit(operations.create, session, Target(urn=urn_of(obj), timeout_s=timeout_s), obj)
+
+    return create

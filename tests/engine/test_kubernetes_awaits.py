@@ -3,66 +3,21 @@
 A pod's status is patched by the test, as its kubelet would set it.
 """
 
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
 from localcluster.pulumi_resource_kubernetes import operations
 from localcluster.pulumi_resource_kubernetes.check import checked
-from localcluster.pulumi_resource_kubernetes.engine import Engine
 from localcluster.pulumi_resource_kubernetes.json_path import ExpressionError
 from localcluster.pulumi_resource_kubernetes.operations import Outcome, Target
 from localcluster.pulumi_resource_kubernetes.session import Session
-from localcluster.pulumi_resource_kubernetes.settings import Settings
 from tests.engine.control_plane import ControlPlane
+from tests.engine.direct import NAMESPACE, Recorder, urn_of
 from tests.engine.pods import PODS, end_pod
-
-NAMESPACE = "/api/v1/namespaces/default"
-
-
-class Recorder(Engine):
-    """Keeps what the user would be shown."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-        self.shown: list[str] = []
-
-    def status(self, urn: str, message: str) -> None:
-        self.shown.append(message)
-
-    def warning(self, urn: str, message: str) -> None:
-        self.shown.append(f"warning: {message}")
-
-
-@pytest.fixture
-def engine() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def session(plane: ControlPlane, engine: Recorder) -> Session:
-    return Session(Settings(kubeconfig=str(plane.kubeconfig)), engine, threading.Event())
-
-
-def _urn(obj: dict[str, Any]) -> str:
-    group, _, version = obj["apiVersion"].rpartition("/")
-    return f"urn:pulumi:test::trial::kubernetes:{group or 'core'}/{version}:{obj['kind']}::thing"
-
-
-@pytest.fixture
-def creating(session: Session) -> Callable[..., Future[Outcome]]:
-    """Starts a create, which goes on beside the test."""
-    pool = ThreadPoolExecutor(4)
-
-    def create(obj: dict[str, Any], timeout_s: float = 60.0) -> Future[Outcome]:
-        obj["metadata"] = {"namespace": "default", **obj["metadata"]}
-        return pool.submit(operations.create, session, Target(urn=_urn(obj), timeout_s=timeout_s), obj)
-
-    return create
 
 
 def _job(name: str, **spec: Any) -> dict[str, Any]:
@@ -103,7 +58,7 @@ class TestAJob:
         assert "BackoffLimitExceeded" in reasons
         assert "exit code 3" in reasons and "out of disk" in reasons
         assert made.identifier == "default/fails", "the state must keep it"
-        target = Target(urn=_urn(_job("fails")))
+        target = Target(urn=urn_of(_job("fails")))
         found = operations.read(session, target, made.identifier, made.outputs, made.inputs)
         assert found.not_ready is not None, "a refresh sees the failure too"
 
@@ -274,37 +229,4 @@ class TestWaitFor:
         metadata = {"name": "odd", "annotations": {"pulumi.com/waitFor": "jsonpath='{.data}'"}}
         odd = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         with pytest.raises(ExpressionError, match="without shell quotes"):
-            checked(session, _urn(odd), odd, {}, b"", None)
-
-
-class TestDeletion:
-    def test_waits_until_it_is_gone_and_names_what_holds_it(
-        self, plane: ControlPlane, creating: Callable[..., Future[Outcome]], session: Session
-    ) -> None:
-        held = {"name": "held", "finalizers": ["example.com/hold"]}
-        obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": held}
-        made = creating(obj).result(10)
-        target = Target(urn=_urn(obj), timeout_s=1.5)
-        left = operations.delete(session, target, made.identifier, made.outputs)
-        assert left is not None and "example.com/hold" in "\n".join(left.reasons)
-        plane.merge(f"{NAMESPACE}/configmaps/held", {"metadata": {"finalizers": None}})
-        again = operations.delete(session, Target(urn=_urn(obj)), made.identifier, made.outputs)
-        assert again is None
-        assert operations.delete(session, Target(urn=_urn(obj)), made.identifier, made.outputs) is None, "gone is fine"
-
-    def test_of_a_patch_does_not_bring_the_object_back(
-        self, plane: ControlPlane, session: Session, creating: Callable[..., Future[Outcome]]
-    ) -> None:
-        obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "patched"}}
-        creating(obj).result(10)
-        urn = _urn(obj).replace("ConfigMap", "ConfigMapPatch")
-        inputs = {**obj, "metadata": {"name": "patched", "namespace": "default", "annotations": {"a": "b"}}}
-        patched = operations.create(session, Target(urn=urn), inputs)
-        assert plane.get(f"{NAMESPACE}/configmaps/patched")["metadata"]["annotations"] == {"a": "b"}
-        operations.delete(session, Target(urn=urn), patched.identifier, patched.outputs)
-        assert "annotations" not in plane.get(f"{NAMESPACE}/configmaps/patched")["metadata"]
-
-        patched = operations.create(session, Target(urn=urn), inputs)
-        plane.request("DELETE", f"{NAMESPACE}/configmaps/patched")
-        assert operations.delete(session, Target(urn=urn), patched.identifier, patched.outputs) is None
-        assert plane.get(f"{NAMESPACE}/configmaps/patched") is None
+            checked(session, urn_of(odd), odd, {}, b"", None)
