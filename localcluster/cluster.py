@@ -14,7 +14,7 @@ from localcluster.pki import Pki
 from localcluster.process import ProcessTable
 from localcluster.s3_endpoint import ensure_s3_credentials, s3
 
-# Each wave starts at once, and the next when all of it is healthy.
+# Each wave starts at once, and the next when all of it is healthy; the objects are applied before the last.
 Waves = tuple[tuple[Component, ...], ...]
 
 
@@ -57,6 +57,8 @@ class Cluster:
                 scheduler(paths, pki, tool),
                 kubelet(paths, pki, tool),
                 kube_proxy(paths, pki, tool),
+            ),
+            (
                 coredns(paths, pki, tool),
                 traefik(paths, pki, tool),
             ),

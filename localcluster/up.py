@@ -91,7 +91,7 @@ class _Up:
             preflight.check_kernel()
             network.ensure(self.cluster.paths)
             cgroups.ensure()
-        storage, apiserver, others = waves
+        storage, apiserver, kubernetes, readers = waves
         table = self.cluster.table
         stopped = [component for wave in waves for component in wave if table.running(component.name) is None]
         preflight.check_ports([listen for component in stopped for listen in component.listens])
@@ -101,11 +101,14 @@ class _Up:
             images = background.submit(self._images, tools)
             with self.progress.phase("apiserver"):
                 self._wait_for(self._start(apiserver))
-            started = self._start(others)
+            started = self._start(kubernetes)
             with self.progress.phase("objects"):
                 self._apply(tools)
-            with self.progress.phase("Kubernetes, gateway"):
-                self._wait_for(started)  # some may read nothing before their objects are there
+            with self.progress.phase("Kubernetes"):
+                self._wait_for(started)
+            # These read what was just applied; before it is there they would ask ever more seldom.
+            with self.progress.phase("DNS, gateway"):
+                self._wait_for(self._start(readers))
             images.result()
         with self.progress.phase("KServe ready"):
             self._wait_for_kserve()
