@@ -70,16 +70,16 @@ def cluster_is_running() -> bool:
 
 
 def stack_environment() -> dict[str, str]:
-    """This process's environment with what `python -m localcluster env` exports."""
+    """This process's environment with what `python -m localcluster env` exports; Pulumi's backend needs its folder."""
     from localcluster.environment import exports
 
+    default_paths().pulumi.mkdir(parents=True, exist_ok=True)
     return {**os.environ, **exports(default_paths())}
 
 
 def pulumi_up(environment: dict[str, str]) -> None:
     """`pulumi up` of the stack, which is made where it is not there. Raises UserError where it fails."""
     release_stale_lock(default_paths().pulumi, STACK)
-    default_paths().pulumi.mkdir(parents=True, exist_ok=True)
     if not _stack_exists(environment):
         _pulumi(environment, "stack", "init", STACK, "--no-select")
     elif _was_killed(environment):
@@ -92,29 +92,26 @@ def pulumi_up(environment: dict[str, str]) -> None:
 
 def _was_killed(environment: dict[str, str]) -> bool:
     """Whether an `up` ended in the middle of something: Pulumi then does not know what became of it, until a refresh."""
-    exported = subprocess.run(
-        ("pulumi", "stack", "export", "--stack", STACK),
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return bool(json.loads(exported.stdout)["deployment"].get("pending_operations"))
+    exported = _pulumi_output(environment, "stack", "export", "--stack", STACK)
+    return bool(json.loads(exported)["deployment"].get("pending_operations"))
 
 
 def _stack_exists(environment: dict[str, str]) -> bool:
-    listed = subprocess.run(
-        ("pulumi", "stack", "ls", "--json", "--non-interactive"),
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return any(stack["name"].split("/")[-1] == STACK for stack in json.loads(listed.stdout))
+    listed = _pulumi_output(environment, "stack", "ls", "--json")
+    return any(stack["name"].split("/")[-1] == STACK for stack in json.loads(listed))
 
 
 def _pulumi(environment: dict[str, str], *arguments: str, check: bool = True) -> int:
     return _run(("pulumi", *arguments, "--non-interactive"), environment=environment, check=check)
+
+
+def _pulumi_output(environment: dict[str, str], *arguments: str) -> str:
+    """What the command prints. Raises UserError where it fails; it has said why."""
+    command = ("pulumi", *arguments, "--non-interactive")
+    ended = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
+    if ended.returncode != 0:
+        raise UserError(f"`{' '.join(command)}` failed: see what it says above")
+    return ended.stdout
 
 
 def _cluster(*arguments: str, check: bool = True) -> None:
@@ -130,14 +127,8 @@ def _run(command: Sequence[str], *, environment: dict[str, str] | None = None, c
 
 
 def _summary(environment: dict[str, str], *, pulumi_seconds: float, total_seconds: float) -> None:
-    outputs = subprocess.run(
-        ("pulumi", "stack", "output", "--stack", STACK, "--json"),
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    models: dict[str, Any] = json.loads(outputs.stdout)["models"]
+    outputs = _pulumi_output(environment, "stack", "output", "--stack", STACK, "--json")
+    models: dict[str, Any] = json.loads(outputs)["models"]
     for name, model in models.items():
         verdict = model["smokeTest"]
         print(f"\n{name}")
