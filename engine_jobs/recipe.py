@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from engine_jobs.smoke_test.spec import SmokeTest
 
-WORK_DIR = "/work"
+WORK_DIR = "/mnt/work"
 """Where a Job's pod sees the work volume."""
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
