@@ -53,14 +53,17 @@ def down() -> None:
 
 
 def test() -> None:
-    """Static checks, then every test; the end-to-end ones on a cluster that is brought up for them and ended after."""
+    """Static checks, then every test, the end-to-end ones on the cluster. Some end it: afterwards it is as it was before,
+    up again with the stack, or gone."""
     was_running = cluster_is_running()
     try:
         _run(("make", "--no-print-directory", "check"))
         up()
         _run((sys.executable, "-m", "pytest", *TESTS), environment=stack_environment())
     finally:
-        if not was_running:
+        if was_running:
+            up()
+        else:
             down()
 
 
