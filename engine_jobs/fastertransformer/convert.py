@@ -29,7 +29,7 @@ from engine_jobs import errors
 from engine_jobs.errors import UserError
 from engine_jobs.fastertransformer.checkpoint import CONFIG, Checkpoint
 from engine_jobs.fastertransformer.layout import CONFIG_NAME, ITEM_SIZES, check_sizes, weight_files
-from engine_jobs.fastertransformer.weight_writer import WeightJob, die_with_parent, sync_file, write_files
+from engine_jobs.fastertransformer.weight_writer import WeightJob, prepare_worker, sync_file, write_files
 
 PROGRESS_SECONDS = 5.0
 SMALL_FILES_BYTES = 2**20
@@ -228,7 +228,7 @@ def _loads(jobs: list[WeightJob]) -> Iterator[tuple[WeightJob, ...]]:
 def _workers(count: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose work stops at the first error. Raises UserError when the kernel ends a worker."""
     context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=die_with_parent)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=prepare_worker)
     try:
         yield pool
     except BrokenProcessPool:
