@@ -120,7 +120,7 @@ class TestIdempotent:
         before = pids()
         done = localcluster("up")
         assert done.returncode == 0, done.stderr
-        assert "every component was running already" in done.stderr
+        assert "every component was running already" in done.stderr, done.stderr
         assert pids() == before
 
     def test_up_waits_for_another_one_and_says_so(self) -> None:
