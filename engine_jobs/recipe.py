@@ -13,12 +13,11 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.spec import SmokeTest
 
 WORK_DIR = "/mnt/work"
 """Where a Job's pod sees the work volume."""
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 class StackModel(BaseModel):
@@ -42,6 +41,18 @@ class Resources:
     memory: str
     cpu_limit: str | None = None
     gpus: int = 0
+
+    @property
+    def requests(self) -> dict[str, str]:
+        return {"cpu": self.cpu, "memory": self.memory, **self._gpus()}
+
+    @property
+    def limits(self) -> dict[str, str]:
+        cpu = {"cpu": self.cpu_limit} if self.cpu_limit else {}
+        return {**cpu, "memory": self.memory, **self._gpus()}
+
+    def _gpus(self) -> dict[str, str]:
+        return {"nvidia.com/gpu": str(self.gpus)} if self.gpus else {}
 
 
 @dataclass(frozen=True, kw_only=True)

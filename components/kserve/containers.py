@@ -6,11 +6,7 @@ from engine_jobs.recipe import Resources
 
 
 def resources(wanted: Resources) -> dict[str, Any]:
-    gpus = {"nvidia.com/gpu": str(wanted.gpus)} if wanted.gpus else {}
-    limits = {"memory": wanted.memory, **gpus}
-    if wanted.cpu_limit:
-        limits["cpu"] = wanted.cpu_limit
-    return {"requests": {"cpu": wanted.cpu, "memory": wanted.memory, **gpus}, "limits": limits}
+    return {"requests": wanted.requests, "limits": wanted.limits}
 
 
 def security_context() -> dict[str, Any]:

@@ -7,23 +7,13 @@ import pulumi_kubernetes as k8s
 
 from components.kubernetes.metadata import Scope
 from components.kubernetes.work_volume import CLAIM
-from engine_jobs.recipe import WORK_DIR, JobSpec, Resources
+from engine_jobs.recipe import WORK_DIR, JobSpec
 
 JOB_USER = 1000
 """The uid and gid that Jobs run as."""
 
 EXIT_FAILED = 1
 """A program's own verdict (wrong input, refused token …): trying again can't help. Anything else (killed, node lost) may."""
-
-
-def resources_args(resources: Resources) -> k8s.core.v1.ResourceRequirementsArgs:
-    gpus = {"nvidia.com/gpu": str(resources.gpus)} if resources.gpus else {}
-    limits = {"memory": resources.memory, **gpus}
-    if resources.cpu_limit:
-        limits["cpu"] = resources.cpu_limit
-    return k8s.core.v1.ResourceRequirementsArgs(
-        requests={"cpu": resources.cpu, "memory": resources.memory, **gpus}, limits=limits
-    )
 
 
 def restricted() -> k8s.core.v1.SecurityContextArgs:
@@ -63,7 +53,9 @@ def job_args(
             image_pull_policy="IfNotPresent",
             command=list(step.command),
             env=[k8s.core.v1.EnvVarArgs(name="HOME", value="/tmp"), *env],
-            resources=resources_args(spec.resources),
+            resources=k8s.core.v1.ResourceRequirementsArgs(
+                requests=spec.resources.requests, limits=spec.resources.limits
+            ),
             security_context=restricted(),
             volume_mounts=[*mounts, k8s.core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp")],
             termination_message_policy="FallbackToLogsOnError",
