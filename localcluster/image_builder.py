@@ -19,14 +19,12 @@ from pathlib import Path
 
 from engine_jobs.errors import UserError
 from engine_jobs.images import IMAGES, PREFIX, Image, reference, source_files
-from localcluster import debian
 from localcluster.component import ToolPath
 from localcluster.debian_rootfs import ensure_rootfs
 from localcluster.go_build import find_go
 from localcluster.lock import exclusive
 from localcluster.oci_layout import Layout, load, loaded
-from localcluster.paths import REPOSITORY, Paths, default_paths
-from localcluster.toolchain import Toolchain
+from localcluster.paths import REPOSITORY, Paths
 from localcluster.wheelhouse import ensure_wheels
 
 # buildah's mounts are the machine's: they end with it, and so must its notes on them.
@@ -175,32 +173,6 @@ class ImageBuilder:
             errors="replace",
             check=False,
         )
-
-
-def ensure_images(
-    containerd_socket: Path,
-    names: Sequence[str] | None = None,
-    report: Callable[[str], None] = print,
-    *,
-    paths: Paths | None = None,
-    tool: ToolPath | None = None,
-) -> dict[str, str]:
-    """Builds and loads these images, by default all that pods of the local stack run. The reference of each by name.
-
-    Does only what is left to do. Raises UserError that says which download, build or import failed, and why.
-    """
-    builder = ImageBuilder(paths=paths or default_paths(), tool=tool or installed_tool, report=report)
-    return builder.ensure(containerd_socket, LOADED if names is None else names)
-
-
-def installed_tool(name: str) -> Path:
-    """The path of a tool that is there. Raises UserError where it is not."""
-    if name == "kserve-controller":
-        return Toolchain().locate().bin(name)
-    found = debian.locate(name, debian.search_path())
-    if found is None:
-        raise UserError(f"{name} is not installed: run `make up`, which installs what is missing")
-    return found
 
 
 def locks() -> list[Path]:
