@@ -63,7 +63,7 @@ def _converse(client: triton.InferenceServerClient, probe: GrpcProbe, timeout_s:
         return Answer(status="OK", text=None)
     expected = probe.expect_output
     result = client.infer(
-        probe.model, [_input(each) for each in probe.inputs], model_version=probe.version, client_timeout=timeout_s
+        probe.model, [infer_input(each) for each in probe.inputs], model_version=probe.version, client_timeout=timeout_s
     )
     names = [output.name for output in result.get_response().outputs]
     name = expected.name if expected is not None else names[0] if names else ""
@@ -89,7 +89,8 @@ def _converse(client: triton.InferenceServerClient, probe: GrpcProbe, timeout_s:
     return Answer(status="OK", text=text)
 
 
-def _input(tensor: Tensor) -> triton.InferInput:
+def infer_input(tensor: Tensor) -> triton.InferInput:
+    """The tensor as Triton's client takes it. Raises ProbeFailed where its data is not of its type."""
     dtype = triton_to_np_dtype(tensor.datatype)
     try:
         values = [str(each).encode() for each in tensor.data] if tensor.datatype == "BYTES" else list(tensor.data)

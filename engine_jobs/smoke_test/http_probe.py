@@ -34,7 +34,7 @@ def curl_command(probe: HttpProbe, origin: Origin) -> str:
     if origin.host is not None:
         words += ["-H", f"Host: {origin.host}"]
     if probe.method == "POST":
-        words += ["-H", "Content-Type: application/json", "-d", _body(probe)]
+        words += ["-H", "Content-Type: application/json", "-d", request_body(probe)]
     return shlex.join([*words, origin.base + probe.path])
 
 
@@ -60,12 +60,13 @@ def ask(probe: HttpProbe, origin: Origin, timeout_s: float) -> Answer:
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """The system's trusted certificates (SSL_CERT_FILE may name others); reading them takes 0.1 s."""
     return ssl.create_default_context()
 
 
-def _body(probe: HttpProbe) -> str:
+def request_body(probe: HttpProbe) -> str:
+    """The body of a POST, as JSON text."""
     text = json.dumps(probe.body, ensure_ascii=False)
     try:
         text.encode()
@@ -74,23 +75,28 @@ def _body(probe: HttpProbe) -> str:
     return text
 
 
-def _send(probe: HttpProbe, origin: Origin, timeout_s: float) -> tuple[int, str, bytes]:
-    """Status, content type and body. The time-out is for the whole answer, not for each piece of it."""
+def request_headers(probe: HttpProbe, origin: Origin) -> tuple[dict[str, str], dict[str, str]]:
+    """The headers, the asked host's among them, and httpx's extensions that ask for that host in TLS as well."""
     headers = {"Accept": "application/json, text/event-stream;q=0.9, */*;q=0.1"}
     extensions = {}
     if origin.host is not None:
         headers["Host"] = origin.host
         extensions["sni_hostname"] = urllib.parse.urlsplit(f"//{origin.host}").hostname or origin.host
-    content = None
     if probe.method == "POST":
         headers["Content-Type"] = "application/json"
-        content = _body(probe).encode()
+    return headers, extensions
+
+
+def _send(probe: HttpProbe, origin: Origin, timeout_s: float) -> tuple[int, str, bytes]:
+    """Status, content type and body. The time-out is for the whole answer, not for each piece of it."""
+    headers, extensions = request_headers(probe, origin)
+    content = request_body(probe).encode() if probe.method == "POST" else None
     until = time.monotonic() + timeout_s
     body = bytearray()
     try:
         # trust_env is off so that no proxy stands between us and the gateway.
         with (
-            httpx.Client(verify=_certificates(), timeout=timeout_s, trust_env=False) as client,
+            httpx.Client(verify=certificates(), timeout=timeout_s, trust_env=False) as client,
             client.stream(
                 probe.method, origin.base + probe.path, headers=headers, content=content, extensions=extensions
             ) as response,
@@ -120,13 +126,14 @@ def _send(probe: HttpProbe, origin: Origin, timeout_s: float) -> tuple[int, str,
 def _find(text: str, content_type: str, pointer: str) -> str:
     """The text at the pointer, joined over the events of an event stream. Raises UserError."""
     if not content_type.startswith("text/event-stream"):
-        return _text_at(text, pointer)
+        return text_at(text, pointer)
     events = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
-    return "".join(_text_at(event, pointer) for event in events if event != "[DONE]")
+    return "".join(text_at(event, pointer) for event in events if event != "[DONE]")
 
 
-def _text_at(document: str, pointer: str) -> str:
-    """What is not a text is shown as JSON; null and empty containers count as empty."""
+def text_at(document: str, pointer: str) -> str:
+    """The text at a JSON pointer of a JSON document; what is not a text is shown as JSON, null and empty containers count as
+    empty. Raises UserError."""
     try:
         value: Json = json.loads(document)
     except (json.JSONDecodeError, RecursionError) as error:
