@@ -3,38 +3,48 @@
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.engine_build import EngineBuild, EngineBuildArgs
-from components.kserve.inference_service import InferenceService, InferenceServiceArgs, service_name
-from components.kserve.model_route import ModelRoute, ModelRouteArgs, route_host
+from components.kserve.model_route import GatewayAddress
 from components.kserve.serving_runtime import ServingRuntime, ServingRuntimeArgs, runtime_name
 from components.kubernetes.bucket import EndpointBucket, EndpointBucketArgs
-from components.kubernetes.credentials import Access
+from components.kubernetes.credentials import Access, StoreAccess
+from components.kubernetes.disk import WORK_CLAIM, Disk, DiskArgs
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import ModelNamespace, ModelNamespaceArgs
-from components.kubernetes.work_volume import WorkVolume, WorkVolumeArgs
-from components.smoke_test import SmokeTest, SmokeTestArgs, ask_from_outside
+from components.served_model import ServedModel, ServedModelArgs
 from engine_jobs.errors import UserError
 from stacks.inputs import Inputs, from_engine
-from stacks.planning import image_reference, plan_model
+from stacks.planning import disk_claim, image_reference, plan_models
 
 
 def deploy(inputs: Inputs) -> None:
-    platform = inputs.settings.platform
-    store, disk, gateway, context = platform.store, platform.work_volume, platform.gateway, platform.cluster.context
-    jobs_image, smoke_image = (image_reference(platform.images, name) for name in ("jobs", "smoke-test"))
-    plans = {name: plan_model(name, m, platform, inputs.resolve) for name, m in inputs.settings.models.items()}
+    settings, platform = inputs.settings, inputs.settings.platform
+    context, credentials = platform.cluster.context, inputs.credentials
     scope = Scope(stack=inputs.stack, namespace=platform.namespace)
-    access = Access(region=store.region, endpoint=store.endpoint, **inputs.credentials)
+    gateway = GatewayAddress(**platform.gateway.model_dump())
+    stores = {
+        name: StoreAccess(
+            name=name,
+            url=store.url,
+            region=store.region,
+            endpoint=store.endpoint,
+            s3_keys=credentials.s3_keys if store.scheme == "s3" else None,
+        )
+        for name, store in platform.stores.items()
+    }
+    jobs_image, smoke_image = (image_reference(platform.images, name) for name in ("jobs", "smoke-test"))
+    plans = plan_models(settings, inputs.hub)
 
     # Upsert: an `up` that was killed between a create and its record goes on; the stack label guards against strangers.
     cluster = k8s.Provider("cluster", context=context, cluster_identifier=context, upsert_existing_objects=True)
     here = pulumi.ResourceOptions(provider=cluster)
+    access = Access(stores=stores, hub_token=credentials.hub_token)
     namespace = ModelNamespace("models", ModelNamespaceArgs(scope=scope, access=access), here)
-    volume = WorkVolumeArgs(scope=scope, size=disk.size, host_path=disk.host_path, storage_class=disk.storage_class)
-    ground: list[pulumi.Resource] = [namespace, WorkVolume("work", volume, here, after=[namespace])]
-    if store.create:
-        bucket = EndpointBucketArgs(scope=scope, bucket=store.bucket, image=jobs_image, access=access)
-        ground.append(EndpointBucket("store", bucket, here, after=[namespace]))
+    work = DiskArgs(scope=scope, claim=WORK_CLAIM, **platform.work_volume.model_dump())
+    ground: list[pulumi.Resource] = [namespace, Disk(WORK_CLAIM, work, here, after=[namespace])]
+    for name, store in platform.stores.items():
+        if store.create:
+            bucket = EndpointBucketArgs(scope=scope, store=stores[name], image=jobs_image)
+            ground.append(EndpointBucket(name, bucket, here, after=[namespace]))
     runtimes: dict[str, ServingRuntime] = {}
     for runtime in (plan.runtime for plan in plans.values()):
         if (name := runtime_name(runtime)) not in runtimes:
@@ -43,35 +53,23 @@ def deploy(inputs: Inputs) -> None:
 
     outputs = {}
     for name, plan in plans.items():
-        artifact = plan.build.artifact
-        pulumi.log.info(f"{name}: artifact {artifact.path}: {inputs.artifact_state(artifact)}")
-        engine = EngineBuildArgs(scope=scope, model=name, build=plan.build, access=access)
-        build = EngineBuild(f"{name}-build", engine, here, after=ground)
-        serving = InferenceService(
-            name,
-            InferenceServiceArgs(scope=scope, model=name, plan=plan),
-            here,
-            hooks=ask_from_outside(name, plan, gateway.address, context) if inputs.live else None,
-            after=[build, runtimes[runtime_name(plan.runtime)]],
+        model, artifact = settings.models[name], plan.build.artifact
+        for warning in plan.warnings:
+            pulumi.log.warn(f"{name}: {warning}")
+        pulumi.log.info(
+            f"{name}: artifact {artifact.path}: {inputs.artifact_state(settings.store_of(model), artifact)}"
         )
-        question = SmokeTestArgs(scope=scope, model=name, plan=plan, image=smoke_image, gateway=gateway.cluster_address)
-        smoke = SmokeTest(f"{name}-smoke", question, here, after=[serving])
-        route = ModelRouteArgs(
+        served = ServedModelArgs(
             scope=scope,
-            model=name,
             plan=plan,
-            gateway_name=gateway.name,
-            gateway_namespace=gateway.namespace,
-            domain=gateway.domain,
+            store=stores[settings.store_name(model)],
+            hub_token=credentials.hub_token is not None,
+            disk=DiskArgs(scope=scope, claim=disk_claim(name), **model.disk.model_dump()) if model.disk else None,
+            gateway=gateway,
+            smoke_image=smoke_image,
+            context=context if inputs.live else None,
         )
-        ModelRoute(name, route, here, after=[smoke])
-        outputs[name] = {
-            "url": gateway.address,
-            "host": route_host(scope, name, gateway.domain),
-            "service": service_name(name, plan),
-            "artifact": f"{store.url}/{artifact.path}",
-            "smokeTest": smoke.verdict,
-        }
+        outputs[name] = ServedModel(name, served, here, after=[*ground, runtimes[runtime_name(plan.runtime)]]).outputs
     pulumi.export("models", outputs)
 
 

@@ -10,21 +10,24 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.credentials import Access, store_environment
+from components.kubernetes.credentials import StoreAccess, store_environment
+from components.kubernetes.disk import WORK_CLAIM
 from components.kubernetes.job import awaited, job_args
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import BUILDER
-from engine_jobs.recipe import Build, JobSpec
+from engine_jobs.recipe import DISK_DIR, WORK_DIR, Build, JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineBuildArgs:
-    """`model` is the name in the stack file."""
+    """`model` is the name in the stack file. `hub_token`: there is one. `disk_claim`: of the model's own disk, if it has one."""
 
     scope: Scope
     model: str
     build: Build
-    access: Access
+    store: StoreAccess
+    hub_token: bool
+    disk_claim: str | None = None
 
 
 def build_job_args(args: EngineBuildArgs, spec: JobSpec) -> k8s.batch.v1.JobInitArgs:
@@ -34,14 +37,20 @@ def build_job_args(args: EngineBuildArgs, spec: JobSpec) -> k8s.batch.v1.JobInit
         spec,
         name=f"{args.model}-{spec.name}-{key}",
         service_account=BUILDER,
-        env=store_environment(args.access, hub=spec.needs_hub_token),
-        work_volume=True,
+        env=store_environment(args.store, hub_token=args.hub_token and spec.needs_hub_token),
+        claims=mounted_claims(args, spec),
         labels={
             "app.kubernetes.io/component": "engine-build",
             "llm-serving/model": args.model,
             "llm-serving/artifact": key,
         },
     )
+
+
+def mounted_claims(args: EngineBuildArgs, spec: JobSpec) -> dict[str, str]:
+    """PersistentVolumeClaims by the folder that a Job sees each at."""
+    disk = {DISK_DIR: args.disk_claim} if spec.mounts_disk and args.disk_claim else {}
+    return {WORK_DIR: WORK_CLAIM, **disk}
 
 
 class EngineBuild(pulumi.ComponentResource):

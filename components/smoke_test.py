@@ -70,7 +70,6 @@ def smoke_job_args(args: SmokeTestArgs) -> k8s.batch.v1.JobInitArgs:
         name=smoke_job_name(args),
         service_account=SMOKE_TEST,
         env=[k8s.core.v1.EnvVarArgs(name="JOB_UID", value_from=OWN_JOB)],
-        work_volume=False,
         labels={"app.kubernetes.io/component": "smoke-test", "llm-serving/model": args.model},
         kubernetes_api=True,
     )

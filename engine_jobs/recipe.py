@@ -13,11 +13,16 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from engine_jobs.errors import UserError
+from engine_jobs.lifecycle import Lifecycle
 from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.spec import SmokeTest
 
 WORK_DIR = "/mnt/work"
 """Where a Job's pod sees the work volume."""
+
+DISK_DIR = "/mnt/disk"
+"""Where a Job's pod sees the model's own disk."""
 
 
 class StackModel(BaseModel):
@@ -57,41 +62,77 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A checkpoint on the Hugging Face Hub, at a resolved commit."""
+    """A checkpoint on the Hugging Face Hub, at a resolved commit. `config` is its config.json; None where it was not read
+    (rendering has no network)."""
 
     model: str
     revision: str
+    config: Mapping[str, Json] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What the smoke test asks. `expect` is the whole answer, word for word; None: any answer that is not empty."""
+    """What the smoke test asks. `expect` is the whole answer, word for word; None: any answer that is not empty.
+    `model` says which of a server's several models is asked; None where there is one."""
 
     prompt: str
     max_tokens: int
     expect: str | None
+    model: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """The GPU type that a model is built for and served on, from the catalog. `node_selector`: the labels of its nodes."""
+
+    name: str
+    architecture: str
+    memory_bytes: int
+    node_selector: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """One entry of the stack file's `models`, as a recipe sees it."""
+    """One entry of the stack file's `models`, as a recipe sees it. `sources` by the name that each is served under: that of
+    the entry itself where it has one. `store`: URL of the artifact store (s3:// or gs://). `disk_claim`: the
+    PersistentVolumeClaim of the model's own disk, filled from the store and served from; None: served from the store."""
 
     name: str
-    source: Source
-    question: Question
+    sources: Mapping[str, Source]
+    questions: tuple[Question, ...]
     job_resources: Resources
     predictor_resources: Resources
     transformer_resources: Resources
-    gpu_architecture: str | None
+    store: str
+    gpu: Gpu | None = None
+    disk_claim: str | None = None
+
+    @property
+    def source(self) -> Source:
+        """The checkpoint of a recipe that serves one. Raises UserError where the entry has several."""
+        if len(self.sources) > 1:
+            raise UserError(
+                f"sources: this recipe serves one checkpoint, and here are {len(self.sources)}; write `source`"
+            )
+        (source,) = self.sources.values()
+        return source
+
+    @property
+    def question(self) -> Question:
+        """The question of a recipe that serves one checkpoint. Raises UserError for another number of questions."""
+        if len(self.questions) != 1:
+            raise UserError(
+                f"smokeTests: this recipe asks one question, and here are {len(self.questions)}; write `smokeTest`"
+            )
+        return self.questions[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Platform:
     """What a recipe may know of where it runs. `image` gives the full reference of one of the project's images;
-    `store` is the artifact store's URL, `hub_endpoint` None for huggingface.co."""
+    `hub_endpoint` is None for huggingface.co."""
 
     image: Callable[[str], str]
-    store: str
     namespace: str
     hub_endpoint: str | None
 
@@ -106,7 +147,9 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
-    """A Job of the build chain: its steps run one after the other in one pod, each to its end."""
+    """A Job of the build chain: its steps run one after the other in one pod, each to its end. `env`: plain variables (never
+    secrets). `node_selector`: the nodes that it must run on, a GPU type's for instance. `shared_memory`: size of /dev/shm, a
+    quantity. `mounts_disk`: the model's disk is at DISK_DIR."""
 
     name: str
     image: str
@@ -114,6 +157,10 @@ class JobSpec:
     resources: Resources
     timeout_seconds: int
     needs_hub_token: bool = False
+    env: Mapping[str, str] = field(default_factory=dict)
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    shared_memory: str | None = None
+    mounts_disk: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +194,8 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A KServe ServingRuntime: the server's container and the model format it serves."""
+    """A KServe ServingRuntime: the server's container and the model format it serves. `command` is the container's args: it
+    replaces the image's CMD, not its entrypoint. `shared_memory`: size of /dev/shm, a quantity."""
 
     name: str
     image: str
@@ -162,6 +210,7 @@ class Runtime:
     ready_path: str
     start_timeout_seconds: int
     shared_memory: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,21 +226,29 @@ class Transformer:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A KServe InferenceService of a runtime's format, its model from `storage_uri`."""
+    """A KServe InferenceService of a runtime's format, its model from `storage_uri` (s3://, gs:// or pvc://). `node_selector`:
+    the nodes that the predictor must run on. `runtime_version` replaces the tag of the runtime's image."""
 
     storage_uri: str
     resources: Resources
     transformer: Transformer | None = None
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    runtime_version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that one model needs. `smoke_test` takes the InferenceService's name, for the service is named by what it serves."""
+    """All that one model needs. `smoke_test` takes the InferenceService's name, for the service is named by what it serves.
+    `lifecycle`: how its runtime is kept upstream. `files`: the text of every configuration file that the build writes into the
+    artifact, by its path there, for whoever reviews it. `warnings`: what a preview should say, each with its fix."""
 
     build: Build
     runtime: Runtime
     service: Service
     smoke_test: Callable[[str], SmokeTest] = field(compare=False)
+    lifecycle: Lifecycle
+    files: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 S_contra = TypeVar("S_contra", bound=RecipeSettings, contravariant=True)
@@ -217,16 +274,21 @@ def content_key(value: Any) -> str:
 
 
 def artifact(recipe: str, model: Model, inputs: Mapping[str, Json]) -> Artifact:
-    """The artifact of `model` built by `recipe` from `inputs` (builder's image, flags, …), to which the checkpoint's id and
-    commit and the GPU architecture are added: all that may change the result, and nothing else."""
+    """The artifact of `model` built by `recipe` from `inputs` (builder's image, flags, …), to which the checkpoints' ids and
+    commits and the GPU architecture are added: all that may change the result, and nothing else."""
     address: dict[str, Json] = {
         **inputs,
-        "schema": 1,
+        "schema": 2,
         "recipe": recipe,
-        "model": model.source.model,
-        "revision": model.source.revision,
-        "gpuArchitecture": model.gpu_architecture,
+        "sources": _addresses(model),
+        "gpuArchitecture": model.gpu.architecture if model.gpu else None,
     }
     key = content_key(address)
-    slug = model.source.model.replace("/", "--").lower()
-    return Artifact(path=f"{recipe}/{slug}/{key[:16]}", key=key, inputs=address)
+    slug = "+".join(source.model.replace("/", "--").lower() for source in model.sources.values())
+    return Artifact(path=f"{recipe}/{slug[:120]}/{key[:16]}", key=key, inputs=address)
+
+
+def _addresses(model: Model) -> Json:
+    """One checkpoint by what it is (its name in the stack file changes no byte), several by the names they are served under."""
+    addresses = {name: f"{source.model}@{source.revision}" for name, source in model.sources.items()}
+    return dict(addresses) if len(addresses) > 1 else next(iter(addresses.values()))

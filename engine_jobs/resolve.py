@@ -1,8 +1,12 @@
 """What a model's revision is, exactly, asked of the Hub before anything is built; and what the Hub's refusals mean."""
 
-from collections.abc import Iterator
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from engine_jobs.errors import UserError
 
@@ -55,6 +59,30 @@ def resolve_revision(model: str, revision: str = "main", endpoint: str | None = 
     if info.sha is None:
         raise UserError(f"{wanted.effective_endpoint()} names no commit for {model}: is this a Hugging Face Hub?")
     return info.sha
+
+
+def read_config(model: str, revision: str, endpoint: str | None = None, token: str | None = None) -> Mapping[str, Any]:
+    """The content of the model's config.json at the revision. Raises UserError as `resolve_revision`, and for a file that is no
+    JSON object."""
+    wanted = HubModelRevision(model=model, revision=revision, endpoint=endpoint, token=token)
+    with explained(wanted), tempfile.TemporaryDirectory() as folder:
+        from huggingface_hub import hf_hub_download
+
+        file = hf_hub_download(
+            model,
+            "config.json",
+            revision=revision,
+            endpoint=wanted.effective_endpoint(),
+            token=wanted.effective_token() or False,
+            local_dir=folder,
+        )
+        try:
+            config = json.loads(Path(file).read_bytes())
+        except ValueError as error:
+            raise UserError(f"{model} at {revision}: its config.json is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{model} at {revision}: its config.json is not a JSON object")
+    return config
 
 
 @contextmanager

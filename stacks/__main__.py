@@ -14,7 +14,9 @@ SCHEMA_FILE = STACKS_DIR / "stack.schema.json"
 def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m stacks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    render = commands.add_parser("render", help="print every Kubernetes object that a stack would make, as YAML")
+    render = commands.add_parser(
+        "render", help="print every Kubernetes object and configuration file that a stack would make, as YAML"
+    )
     which = render.add_mutually_exclusive_group(required=True)
     which.add_argument("--stack", help="a stack of stacks/, by name")
     which.add_argument("--file", type=Path, help="a stack file anywhere")

@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import pulumi
 
 from engine_jobs.errors import UserError
 from engine_jobs.recipe import Artifact
-from stacks.planning import Resolve, as_written
+from stacks.planning import NO_HUB, Hub
 from stacks.settings import PROJECT, Settings, StoreSettings, parse_settings
 
 SECRETS = ("hfToken", "s3AccessKeyId", "s3SecretAccessKey")
@@ -23,25 +23,26 @@ BUILT = "reused: it is in the store"
 TO_BUILD = "to be built"
 
 
-class Credentials(TypedDict):
-    """The artifact store's keys and the Hub's token (None: there is none), as secret Outputs."""
+@dataclass(frozen=True, kw_only=True)
+class Credentials:
+    """Key id and secret key of the S3 stores (None: there is no such store), and the Hub's token (None: there is none), as secret
+    Outputs."""
 
-    access_key_id: pulumi.Input[str]
-    secret_access_key: pulumi.Input[str]
+    s3_keys: tuple[pulumi.Input[str], pulumi.Input[str]] | None
     hub_token: pulumi.Input[str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """`artifact_state` says of an artifact whether it will be built or is there already, in words, for the preview.
+    """`artifact_state` says of an artifact in a store whether it will be built or is there already, in words, for the preview.
     `live`: resources will be made, and can be asked."""
 
     stack: str
     live: bool
     settings: Settings
     credentials: Credentials
-    resolve: Resolve
-    artifact_state: Callable[[Artifact], str]
+    hub: Hub
+    artifact_state: Callable[[StoreSettings, Artifact], str]
 
 
 def from_engine() -> Inputs:
@@ -50,19 +51,19 @@ def from_engine() -> Inputs:
     secrets = {key: config.get(key) for key in SECRETS}
     values = {key: config.get_object(key) for key in ("platform", "models") if config.get(key) is not None}
     settings = parse_settings({**values, **{k: v for k, v in secrets.items() if v}}, f"Pulumi.{stack}.yaml")
-    access_key, secret_key = _store_keys(secrets, stack)
+    s3 = any(store.scheme == "s3" for store in settings.platform.stores.values())
+    keys = _s3_keys(secrets, stack) if s3 else None
     hub_token = secrets["hfToken"] or _hub_token()
     return Inputs(
         stack=stack,
         live=True,
         settings=settings,
         credentials=Credentials(
-            access_key_id=pulumi.Output.secret(access_key),
-            secret_access_key=pulumi.Output.secret(secret_key),
+            s3_keys=(pulumi.Output.secret(keys[0]), pulumi.Output.secret(keys[1])) if keys else None,
             hub_token=pulumi.Output.secret(hub_token) if hub_token else None,
         ),
-        resolve=_resolve_on_hub(settings.platform.hub.endpoint, hub_token),
-        artifact_state=_ask_store(settings.platform.store),
+        hub=_hub(settings.platform.hub.endpoint, hub_token),
+        artifact_state=_ask_store,
     )
 
 
@@ -71,13 +72,13 @@ def for_rendering(stack: str, file: Path, config: dict[str, Any]) -> Inputs:
         stack=stack,
         live=False,
         settings=parse_settings(config, file),
-        credentials=Credentials(access_key_id=PLACEHOLDER, secret_access_key=PLACEHOLDER, hub_token=PLACEHOLDER),
-        resolve=as_written,
-        artifact_state=lambda _: TO_BUILD,
+        credentials=Credentials(s3_keys=(PLACEHOLDER, PLACEHOLDER), hub_token=PLACEHOLDER),
+        hub=NO_HUB,
+        artifact_state=lambda *_: TO_BUILD,
     )
 
 
-def _store_keys(secrets: dict[str, str | None], stack: str) -> tuple[str, str]:
+def _s3_keys(secrets: dict[str, str | None], stack: str) -> tuple[str, str]:
     key, secret = secrets["s3AccessKeyId"], secrets["s3SecretAccessKey"]
     if bool(key) != bool(secret):
         absent = "s3SecretAccessKey" if key else "s3AccessKeyId"
@@ -107,28 +108,24 @@ def _hub_token() -> str | None:
     return get_token()
 
 
-def _resolve_on_hub(endpoint: str | None, token: str | None) -> Resolve:
-    def resolve(model: str, revision: str) -> str:
-        from engine_jobs.resolve import resolve_revision
+def _hub(endpoint: str | None, token: str | None) -> Hub:
+    from engine_jobs.resolve import read_config, resolve_revision
 
-        return resolve_revision(model, revision, endpoint=endpoint, token=token)
+    return Hub(
+        commit=lambda model, revision: resolve_revision(model, revision, endpoint=endpoint, token=token),
+        config=lambda model, revision: read_config(model, revision, endpoint=endpoint, token=token),
+    )
 
-    return resolve
 
+def _ask_store(store: StoreSettings, artifact: Artifact) -> str:
+    from engine_jobs.object_bucket import BucketAbsentError
+    from engine_jobs.store import ArtifactStore
 
-def _ask_store(store: StoreSettings) -> Callable[[Artifact], str]:
     os.environ.setdefault("AWS_REGION", store.region)
-
-    def state(artifact: Artifact) -> str:
-        from engine_jobs.object_bucket import BucketAbsentError
-        from engine_jobs.store import ArtifactStore
-
-        try:
-            there = ArtifactStore.from_url(store.url, endpoint=store.endpoint).is_complete(artifact.path)
-        except BucketAbsentError:
-            return TO_BUILD
-        except UserError as error:
-            return f"built, unless it is in the store, which could not be asked ({error})"
-        return BUILT if there else TO_BUILD
-
-    return state
+    try:
+        there = ArtifactStore.from_url(store.url, endpoint=store.endpoint).is_complete(artifact.path)
+    except BucketAbsentError:
+        return TO_BUILD
+    except UserError as error:
+        return f"built, unless it is in the store, which could not be asked ({error})"
+    return BUILT if there else TO_BUILD

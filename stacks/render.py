@@ -1,4 +1,4 @@
-"""Every Kubernetes object that a stack would make, as YAML, from the same program: no engine, cluster, network or credentials."""
+"""All that a stack would make, as YAML, from the same program: no engine, cluster, network or credentials."""
 
 import runpy
 from pathlib import Path
@@ -11,9 +11,13 @@ from pulumi.runtime.rpc import is_rpc_secret, unwrap_rpc_secret
 
 from engine_jobs.errors import UserError
 from stacks.inputs import for_rendering
+from stacks.planning import plan_models
 from stacks.settings import PROJECT, read_stack_file
 
 _FIRST = {"apiVersion": 0, "kind": 1, "metadata": 2, "name": 3}
+
+ARTIFACT_FILES = "ArtifactFiles"
+"""The `kind` of what is no Kubernetes object: files by their paths in a model's artifact."""
 
 PROGRAM = Path(__file__).parent.parent / "__main__.py"
 
@@ -35,18 +39,35 @@ class _Recorder(Mocks):
 
 
 def render(stack: str, file: Path) -> list[dict[str, Any]]:
-    """The objects, in the order of kind, namespace and name. Raises UserError for a mistake in the stack file."""
+    """Every Kubernetes object, in the order of kind, namespace and name; then, for each model, the configuration files that its
+    build writes into its artifact. Raises UserError for a mistake in the stack file."""
     inputs = for_rendering(stack, file, read_stack_file(file))
     recorder = _Recorder()
     set_mocks(recorder, project=PROJECT, stack=stack, preview=False)
     deploy = runpy.run_path(str(PROGRAM), run_name=PROJECT)["deploy"]
 
     pulumi.runtime.test(lambda: deploy(inputs))()  # type: ignore[no-untyped-call]
-    return sorted(recorder.objects, key=_order)
+    files = [
+        {"kind": ARTIFACT_FILES, "model": name, "artifact": plan.build.artifact.path, "files": dict(plan.files)}
+        for name, plan in plan_models(inputs.settings, inputs.hub).items()
+        if plan.files
+    ]
+    return [*sorted(recorder.objects, key=_order), *files]
 
 
-def to_yaml(objects: list[dict[str, Any]]) -> str:
-    return yaml.safe_dump_all(map(_tidy, objects), sort_keys=False, width=120, allow_unicode=True, explicit_start=True)
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines stay as they are written."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def to_yaml(documents: list[dict[str, Any]]) -> str:
+    tidy = map(_tidy, documents)
+    return str(yaml.dump_all(tidy, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True, explicit_start=True))
 
 
 def _tidy(value: Any) -> Any:

@@ -5,14 +5,24 @@ An error names the file, the key, and the fix. What a recipe may say is the reci
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 import yaml
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.alias_generators import to_snake
 
 from engine_jobs.errors import UserError
 from engine_jobs.recipe import RecipeSettings, Resources, StackModel
 from engine_jobs.recipes import recipes
+from stacks.gpus import gpus, known_gpu
 
 PROJECT = "llm-serving"
 STACKS_DIR = Path(__file__).parent
@@ -27,6 +37,8 @@ else:
 
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+PERSISTENT_DISK = r"^projects/[a-z0-9:.-]+/(zones|regions)/[a-z0-9-]+/disks/[a-z0-9-]+$"
+GpuName = Annotated[str, AfterValidator(known_gpu), Field(json_schema_extra={"enum": sorted(gpus())})]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+$")]
 
 
@@ -53,14 +65,17 @@ class HubSettings(StackModel):
 
 
 class StoreSettings(StackModel):
-    """The S3 bucket that holds every built engine. Credentials are the secret configs `s3AccessKeyId` and
-    `s3SecretAccessKey`, else those that boto3 finds (environment, shared credentials file, profile)."""
+    """A bucket that holds built engines. S3: credentials are the secret configs `s3AccessKeyId` and `s3SecretAccessKey`, else
+    those that boto3 finds. GCS: application default credentials, in the cluster those of the pods' ServiceAccounts."""
 
-    bucket: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
-    prefix: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")] = "engines"
-    region: str = "us-east-1"
+    url: Annotated[
+        str,
+        StringConstraints(pattern=r"^(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*$"),
+        Field(description="The bucket and a folder in it: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX."),
+    ]
+    region: str = Field(default="us-east-1", description="S3 only: the bucket's region.")
     endpoint: HttpUrl | None = Field(
-        default=None, description="An S3 endpoint other than AWS's, as pods and you reach it."
+        default=None, description="An endpoint other than AWS's or Google's, as pods and you reach it."
     )
     create: bool = Field(
         default=False,
@@ -68,26 +83,34 @@ class StoreSettings(StackModel):
     )
 
     @property
-    def url(self) -> str:
-        return f"s3://{self.bucket}/{self.prefix}"
+    def scheme(self) -> str:
+        return self.url.partition("://")[0]
 
 
-class WorkVolumeSettings(StackModel):
-    """The disk that build Jobs work on."""
+class DiskSettings(StackModel):
+    """A disk. One of `persistentDisk`, `hostPath` and `storageClass` says where it is; none: the cluster's default class."""
 
-    size: Quantity = "20Gi"
-    host_path: str | None = Field(
-        default=None, description="A folder of the (single) node, in place of a storage class."
+    size: Quantity
+    persistent_disk: Annotated[str, StringConstraints(pattern=PERSISTENT_DISK)] | None = Field(
+        default=None, description="A Compute Engine disk that exists: projects/PROJECT/zones/ZONE/disks/NAME."
     )
-    storage_class: str | None = Field(
-        default=None, description="The StorageClass to claim from; None: the cluster's default."
-    )
+    host_path: str | None = Field(default=None, description="A folder of the (single) node, which uid 1000 can write.")
+    storage_class: str | None = Field(default=None, description="The StorageClass to claim from.")
 
     @model_validator(mode="after")
-    def _one_source(self) -> "WorkVolumeSettings":
-        if self.host_path and self.storage_class:
-            raise ValueError("hostPath and storageClass exclude each other; keep one")
+    def _one_place(self) -> "DiskSettings":
+        named = [n for n in ("persistentDisk", "hostPath", "storageClass") if getattr(self, to_snake(n))]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude each other; keep one")
         return self
+
+
+class LifecycleSettings(StackModel):
+    """What the stack thinks of runtimes that their makers no longer keep."""
+
+    forbid: frozenset[Literal["frozen", "end-of-life"]] = Field(
+        default=frozenset(), description="Refuse models whose runtime has such a status; else a preview warns."
+    )
 
 
 class ImageSettings(StackModel):
@@ -106,9 +129,15 @@ class PlatformSettings(StackModel):
     cluster: ClusterSettings
     gateway: GatewaySettings
     hub: HubSettings = HubSettings()
-    store: StoreSettings
-    work_volume: WorkVolumeSettings
+    stores: dict[DnsLabel, StoreSettings] = Field(min_length=1, description="The artifact stores, by name.")
+    work_volume: DiskSettings = Field(
+        default=DiskSettings(size="20Gi"), description="The disk that build Jobs work on."
+    )
     images: ImageSettings
+    lifecycle: LifecycleSettings = LifecycleSettings()
+    gpu_node_label: str = Field(
+        default="cloud.google.com/gke-accelerator", description="The node label that says which GPU a node has."
+    )
 
 
 class SourceSettings(StackModel):
@@ -146,18 +175,49 @@ class SmokeTestSettings(StackModel):
     expect: str | None = Field(
         default=None, description="The whole answer, word for word; left out: any that is not empty."
     )
+    model: DnsLabel | None = Field(
+        default=None, description="Which of `sources` is asked; needed if there are several."
+    )
 
 
 class ModelSettings(StackModel):
-    """One served model."""
+    """One server: a model, or several that share it, where the recipe can."""
 
-    source: SourceSettings
-    recipe: AnyRecipeSettings
-    gpu_architecture: str | None = Field(
-        default=None, description="The GPU's SM architecture that an engine is built for, e.g. sm_89."
+    source: SourceSettings | None = Field(default=None, description="The checkpoint, served under the entry's name.")
+    sources: dict[DnsLabel, SourceSettings] = Field(
+        default_factory=dict, description="Several checkpoints in one server, by the name that each is served under."
     )
+    recipe: AnyRecipeSettings
+    store: DnsLabel | None = Field(
+        default=None, description="The artifact store, by name; may be left out if there is one."
+    )
+    disk: DiskSettings | None = Field(
+        default=None,
+        description="A disk of its own, filled from the store by a Job and served from, read-only.",
+    )
+    gpu: GpuName | None = Field(default=None, description="The GPU type that it is built for and served on.")
     resources: ModelResourceSettings = ModelResourceSettings()
-    smoke_test: SmokeTestSettings
+    smoke_test: SmokeTestSettings | None = Field(default=None, description="The question to ask.")
+    smoke_tests: tuple[SmokeTestSettings, ...] = Field(default=(), description="Several questions.")
+
+    @property
+    def questions(self) -> tuple[SmokeTestSettings, ...]:
+        return (self.smoke_test,) if self.smoke_test else self.smoke_tests
+
+    @model_validator(mode="after")
+    def _sources_and_questions(self) -> "ModelSettings":
+        if (self.source is None) == (not self.sources):
+            raise ValueError("give either source or sources")
+        if (self.smoke_test is None) == (not self.smoke_tests):
+            raise ValueError("give either smokeTest or smokeTests: nothing is deployed unasked")
+        for question in self.questions:
+            if self.sources and question.model not in self.sources:
+                raise ValueError(f"smoke test {question.prompt!r}: model: name one of {', '.join(self.sources)}")
+        return self
+
+    def named_sources(self, name: str) -> dict[str, SourceSettings]:
+        """The checkpoints by the names that they are served under; `name` is the entry's."""
+        return dict(self.sources) or ({name: self.source} if self.source else {})
 
 
 class Settings(StackModel):
@@ -175,6 +235,23 @@ class Settings(StackModel):
         if not models:
             raise ValueError("name at least one model")
         return models
+
+    @model_validator(mode="after")
+    def _known_stores(self) -> "Settings":
+        for name, model in self.models.items():
+            if model.store is None and len(self.platform.stores) > 1:
+                raise ValueError(f"models.{name}.store: name one of {', '.join(self.platform.stores)}")
+            if model.store is not None and model.store not in self.platform.stores:
+                raise ValueError(
+                    f"models.{name}.store: there is no store {model.store!r}; known: {', '.join(self.platform.stores)}"
+                )
+        return self
+
+    def store_name(self, model: ModelSettings) -> str:
+        return model.store or next(iter(self.platform.stores))
+
+    def store_of(self, model: ModelSettings) -> StoreSettings:
+        return self.platform.stores[self.store_name(model)]
 
 
 def stack_file(stack: str) -> Path:

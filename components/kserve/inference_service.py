@@ -14,20 +14,24 @@ import pulumi_kubernetes as k8s
 from components.kserve.containers import resources, security_context
 from components.kserve.serving_runtime import runtime_name
 from components.kubernetes.metadata import Scope
-from components.kubernetes.namespace import PREDICTOR
+from components.kubernetes.namespace import predictor_account
 from engine_jobs.recipe import Plan, content_key
 
 API_VERSION = "serving.kserve.io/v1beta1"
+GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+"""GKE taints its GPU nodes so."""
+
 REVISION_LABEL = "llm-serving/revision"
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceServiceArgs:
-    """`model` is the name in the stack file."""
+    """`model` is the name in the stack file, `store` that of the store that holds its artifact."""
 
     scope: Scope
     model: str
     plan: Plan
+    store: str
 
 
 def service_name(model: str, plan: Plan) -> str:
@@ -36,28 +40,29 @@ def service_name(model: str, plan: Plan) -> str:
     return f"{model}-{content_key(served)[:8]}"
 
 
-def inference_service_spec(plan: Plan) -> dict[str, Any]:
+def inference_service_spec(plan: Plan, store: str) -> dict[str, Any]:
     """The spec of serving.kserve.io/v1beta1 InferenceService (KServe docs: reference/crd-api)."""
     service, runtime = plan.service, plan.runtime
-    spec: dict[str, Any] = {
-        "predictor": {
-            "serviceAccountName": PREDICTOR,
-            "minReplicas": 1,
-            "maxReplicas": 1,
-            "model": {
-                "modelFormat": {"name": runtime.model_format, "version": runtime.model_format_version},
-                "runtime": runtime_name(runtime),
-                "storageUri": service.storage_uri,
-                "resources": resources(service.resources),
-            },
-        }
+    model = {
+        "modelFormat": {"name": runtime.model_format, "version": runtime.model_format_version},
+        "runtime": runtime_name(runtime),
+        "storageUri": service.storage_uri,
+        "resources": resources(service.resources),
     }
+    if service.runtime_version:
+        model["runtimeVersion"] = service.runtime_version
+    replicas = {"minReplicas": 1, "maxReplicas": 1}
+    predictor = {"serviceAccountName": predictor_account(store), **replicas, "model": model}
+    if service.node_selector:
+        predictor["nodeSelector"] = dict(service.node_selector)
+    if service.resources.gpus:
+        predictor["tolerations"] = [GPU_TOLERATION]
+    spec: dict[str, Any] = {"predictor": predictor}
     if service.transformer:
         transformer = service.transformer
         spec["transformer"] = {
-            "serviceAccountName": PREDICTOR,
-            "minReplicas": 1,
-            "maxReplicas": 1,
+            "serviceAccountName": predictor_account(store),
+            **replicas,
             "containers": [
                 {
                     "name": "kserve-container",
@@ -76,7 +81,7 @@ def inference_service_spec(plan: Plan) -> dict[str, Any]:
 
 def revision(plan: Plan) -> str:
     """A label's worth of hash over all that decides how the service's pods look."""
-    return content_key([inference_service_spec(plan), repr(plan.runtime)])[:16]
+    return content_key([inference_service_spec(plan, ""), repr(plan.runtime)])[:16]
 
 
 def revision_labels(plan: Plan) -> Mapping[str, str]:
@@ -110,7 +115,7 @@ class InferenceService(pulumi.ComponentResource):
                     "pulumi.com/waitFor": "condition=Ready",
                 },
             ),
-            spec=inference_service_spec(args.plan),
+            spec=inference_service_spec(args.plan, args.store),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=list(after),

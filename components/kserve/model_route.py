@@ -21,15 +21,25 @@ HTTP_PORT = 80
 
 
 @dataclass(frozen=True, kw_only=True)
+class GatewayAddress:
+    """The Gateway object, KServe's ingress domain, and where the gateway answers: `address` for a user, `cluster_address` for a
+    pod (both http(s)://host[:port])."""
+
+    name: str
+    namespace: str
+    domain: str
+    address: str
+    cluster_address: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelRouteArgs:
-    """`plan` says which InferenceService is behind the host; `domain` is KServe's ingress domain."""
+    """`plan` says which InferenceService is behind the host."""
 
     scope: Scope
     model: str
     plan: Plan
-    gateway_name: str
-    gateway_namespace: str
-    domain: str
+    gateway: GatewayAddress
 
 
 def route_host(scope: Scope, model: str, domain: str) -> str:
@@ -45,11 +55,11 @@ def http_route_spec(args: ModelRouteArgs) -> dict[str, Any]:
             {
                 "group": "gateway.networking.k8s.io",
                 "kind": "Gateway",
-                "name": args.gateway_name,
-                "namespace": args.gateway_namespace,
+                "name": args.gateway.name,
+                "namespace": args.gateway.namespace,
             }
         ],
-        "hostnames": [route_host(args.scope, args.model, args.domain)],
+        "hostnames": [route_host(args.scope, args.model, args.gateway.domain)],
         "rules": [
             _rule(GRPC_PATH, f"{service}-predictor", GRPC_PORT),
             _rule("/", f"{service}-{front}", HTTP_PORT),
@@ -82,4 +92,4 @@ class ModelRoute(pulumi.ComponentResource):
             spec=http_route_spec(args),
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(after)),
         )
-        self.register_outputs({"host": route_host(args.scope, args.model, args.domain)})
+        self.register_outputs({"host": route_host(args.scope, args.model, args.gateway.domain)})

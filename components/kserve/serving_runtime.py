@@ -55,6 +55,8 @@ def serving_runtime_spec(runtime: Runtime) -> dict[str, Any]:
         "protocolVersions": list(runtime.protocol_versions),
         "containers": [container],
     }
+    if runtime.env:
+        container["env"] = [{"name": key, "value": value} for key, value in runtime.env.items()]
     if runtime.shared_memory:
         container["volumeMounts"] = [{"name": "shared-memory", "mountPath": "/dev/shm"}]
         memory = {"medium": "Memory", "sizeLimit": runtime.shared_memory}

@@ -1,4 +1,4 @@
-"""The bucket of an S3 endpoint that has no infrastructure API of its own: made by a Job, if it is not there.
+"""The bucket of an S3 or GCS endpoint that has no infrastructure API of its own: made by a Job, if it is not there.
 
 It is never removed: engines belong to the store, not to the stack that happened to be first.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.credentials import Access, store_environment
+from components.kubernetes.credentials import StoreAccess, store_environment
 from components.kubernetes.job import awaited, job_args
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import BUILDER
@@ -19,16 +19,15 @@ from engine_jobs.recipe import JobSpec, Resources, Step, content_key
 @dataclass(frozen=True, kw_only=True)
 class EndpointBucketArgs:
     scope: Scope
-    bucket: str
+    store: StoreAccess
     image: str
-    access: Access
 
 
 def bucket_job_spec(args: EndpointBucketArgs) -> JobSpec:
     return JobSpec(
         name="bucket",
         image=args.image,
-        steps=(Step(name="bucket", command=("python", "-m", "engine_jobs.bucket", "--bucket", args.bucket)),),
+        steps=(Step(name="bucket", command=("python", "-m", "engine_jobs.bucket", "--url", args.store.bucket_url)),),
         resources=Resources(cpu="50m", memory="256Mi"),
         timeout_seconds=300,
     )
@@ -39,10 +38,9 @@ def bucket_job_args(args: EndpointBucketArgs) -> k8s.batch.v1.JobInitArgs:
     return job_args(
         args.scope,
         spec,
-        name=f"bucket-{content_key([args.bucket, args.image, args.access.endpoint])[:8]}",
+        name=f"bucket-{args.store.name}-{content_key([args.store.bucket_url, args.image, args.store.endpoint])[:8]}",
         service_account=BUILDER,
-        env=store_environment(args.access, hub=False),
-        work_volume=False,
+        env=store_environment(args.store, hub_token=False),
         labels={"app.kubernetes.io/component": "bucket"},
     )
 
@@ -60,4 +58,4 @@ class EndpointBucket(pulumi.ComponentResource):
     ) -> None:
         super().__init__("llm-serving:kubernetes:EndpointBucket", name, None, opts)
         k8s.batch.v1.Job(f"{name}-job", bucket_job_args(args), awaited(self, bucket_job_spec(args), after))
-        self.register_outputs({"bucket": args.bucket})
+        self.register_outputs({"bucket": args.store.bucket_url})

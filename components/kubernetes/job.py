@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components.kubernetes.disk import WORK_CLAIM
 from components.kubernetes.metadata import Scope
-from components.kubernetes.work_volume import CLAIM
-from engine_jobs.recipe import WORK_DIR, JobSpec
+from engine_jobs.recipe import JobSpec
 
 JOB_USER = 1000
 """The uid and gid that Jobs run as."""
@@ -33,39 +33,35 @@ def job_args(
     name: str,
     service_account: str,
     env: list[k8s.core.v1.EnvVarArgs],
-    work_volume: bool,
     labels: Mapping[str, str],
+    claims: Mapping[str, str] | None = None,
     retries: int = 2,
     kubernetes_api: bool = False,
 ) -> k8s.batch.v1.JobInitArgs:
     """The Job `name`: the spec's steps as init containers and, the last, as the container. Its last log lines become the
-    termination message of a step that fails, so that whoever awaits the Job can show them.
+    termination message of a step that fails, so that whoever awaits the Job can show them. `claims`: PersistentVolumeClaims by
+    the folder that each is seen at; of the work volume, the namespace's own part.
 
     No `ttlSecondsAfterFinished`: a Job that Kubernetes removes would be built again after a refresh.
     """
-    mounts = (
-        [k8s.core.v1.VolumeMountArgs(name="work", mount_path=WORK_DIR, sub_path=scope.namespace)] if work_volume else []
-    )
+    volumes, mounts = _volumes(scope, spec, claims or {})
+    plain = [k8s.core.v1.EnvVarArgs(name=key, value=value) for key, value in {"HOME": "/tmp", **spec.env}.items()]
     containers = [
         k8s.core.v1.ContainerArgs(
             name=step.name,
             image=spec.image,
             image_pull_policy="IfNotPresent",
             command=list(step.command),
-            env=[k8s.core.v1.EnvVarArgs(name="HOME", value="/tmp"), *env],
+            env=[*plain, *env],
             resources=k8s.core.v1.ResourceRequirementsArgs(
                 requests=spec.resources.requests, limits=spec.resources.limits
             ),
             security_context=restricted(),
-            volume_mounts=[*mounts, k8s.core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp")],
+            volume_mounts=mounts,
             termination_message_policy="FallbackToLogsOnError",
         )
         for step in spec.steps
     ]
-    volumes = [k8s.core.v1.VolumeArgs(name="tmp", empty_dir=k8s.core.v1.EmptyDirVolumeSourceArgs())]
-    if work_volume:
-        claim = k8s.core.v1.PersistentVolumeClaimVolumeSourceArgs(claim_name=CLAIM)
-        volumes.append(k8s.core.v1.VolumeArgs(name="work", persistent_volume_claim=claim))
     return k8s.batch.v1.JobInitArgs(
         metadata=scope.metadata(name, labels=labels, annotations={"pulumi.com/replaceUnready": "true"}),
         spec=k8s.batch.v1.JobSpecArgs(
@@ -91,6 +87,8 @@ def job_args(
                     security_context=k8s.core.v1.PodSecurityContextArgs(
                         run_as_user=JOB_USER, run_as_group=JOB_USER, fs_group=JOB_USER
                     ),
+                    node_selector=dict(spec.node_selector) or None,
+                    tolerations=gpu_tolerations(spec),
                     init_containers=containers[:-1] or None,
                     containers=containers[-1:],
                     volumes=volumes,
@@ -98,6 +96,32 @@ def job_args(
             ),
         ),
     )
+
+
+def gpu_tolerations(spec: JobSpec) -> list[k8s.core.v1.TolerationArgs] | None:
+    """GKE taints its GPU nodes with nvidia.com/gpu; a Job may have to run there for a disk's sake alone."""
+    if not spec.resources.gpus and not spec.node_selector:
+        return None
+    return [k8s.core.v1.TolerationArgs(key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")]
+
+
+def _volumes(
+    scope: Scope, spec: JobSpec, claims: Mapping[str, str]
+) -> tuple[list[k8s.core.v1.VolumeArgs], list[k8s.core.v1.VolumeMountArgs]]:
+    """The pod's volumes, and where each step sees them."""
+    empty = k8s.core.v1.EmptyDirVolumeSourceArgs
+    volumes = [k8s.core.v1.VolumeArgs(name="tmp", empty_dir=empty())]
+    mounts = [k8s.core.v1.VolumeMountArgs(name="tmp", mount_path="/tmp")]
+    if spec.shared_memory:
+        memory = empty(medium="Memory", size_limit=spec.shared_memory)
+        volumes.append(k8s.core.v1.VolumeArgs(name="shared-memory", empty_dir=memory))
+        mounts.append(k8s.core.v1.VolumeMountArgs(name="shared-memory", mount_path="/dev/shm"))
+    for folder, claim in claims.items():
+        source = k8s.core.v1.PersistentVolumeClaimVolumeSourceArgs(claim_name=claim)
+        volumes.append(k8s.core.v1.VolumeArgs(name=claim, persistent_volume_claim=source))
+        part = scope.namespace if claim == WORK_CLAIM else None
+        mounts.append(k8s.core.v1.VolumeMountArgs(name=claim, mount_path=folder, sub_path=part))
+    return volumes, mounts
 
 
 def awaited(parent: pulumi.Resource, spec: JobSpec, after: Sequence[pulumi.Resource]) -> pulumi.ResourceOptions:

@@ -1,7 +1,7 @@
 """The models' namespace with the identities that act in it.
 
-Three ServiceAccounts, each with what it needs: `builder` (build Jobs: the store, no Kubernetes API), `predictor` (what serves: reads
-the store through KServe's storage initializer) and `smoke-test` (reads InferenceServices and their pods).
+ServiceAccounts, each with what it needs: `builder` (build Jobs: the stores, no Kubernetes API), `predictor-<store>` (what serves:
+reads that store through KServe's storage initializer) and `smoke-test` (reads InferenceServices and their pods).
 """
 
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.credentials import STORE_SECRET, Access, Credentials
+from components.kubernetes.credentials import Access, Credentials, StoreAccess
 from components.kubernetes.metadata import Scope
 
 BUILDER = "builder"
-PREDICTOR = "predictor"
 SMOKE_TEST = "smoke-test"
 
 
@@ -27,12 +26,23 @@ def namespace_args(scope: Scope) -> k8s.core.v1.NamespaceInitArgs:
     return k8s.core.v1.NamespaceInitArgs(metadata=scope.metadata(scope.namespace, cluster_wide=True))
 
 
-def service_account_args(scope: Scope, name: str) -> k8s.core.v1.ServiceAccountInitArgs:
-    """KServe's storage initializer takes its S3 credentials from the secrets that the predictor's ServiceAccount lists."""
-    secrets = [k8s.core.v1.ObjectReferenceArgs(name=STORE_SECRET)] if name == PREDICTOR else None
+def predictor_account(store: str) -> str:
+    """The ServiceAccount of what serves from the store of this name."""
+    return f"predictor-{store}"
+
+
+def service_account_args(
+    scope: Scope, name: str, *, kubernetes_api: bool = False, secret: str | None = None
+) -> k8s.core.v1.ServiceAccountInitArgs:
+    """`secret`: where KServe's storage initializer finds the S3 credentials of a pod of this account."""
+    secrets = [k8s.core.v1.ObjectReferenceArgs(name=secret)] if secret else None
     return k8s.core.v1.ServiceAccountInitArgs(
-        metadata=scope.metadata(name), secrets=secrets, automount_service_account_token=name == SMOKE_TEST
+        metadata=scope.metadata(name), secrets=secrets, automount_service_account_token=kubernetes_api
     )
+
+
+def predictor_account_args(scope: Scope, store: StoreAccess) -> k8s.core.v1.ServiceAccountInitArgs:
+    return service_account_args(scope, predictor_account(store.name), secret=store.secret_name if store.is_s3 else None)
 
 
 def smoke_test_role_args(scope: Scope) -> k8s.rbac.v1.RoleInitArgs:
@@ -67,8 +77,12 @@ class ModelNamespace(pulumi.ComponentResource):
         )
         inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
         Credentials(f"{name}-credentials", scope, args.access, inside)
-        for account in (BUILDER, PREDICTOR, SMOKE_TEST):
-            k8s.core.v1.ServiceAccount(f"{name}-{account}", service_account_args(scope, account), inside)
+        k8s.core.v1.ServiceAccount(f"{name}-{BUILDER}", service_account_args(scope, BUILDER), inside)
+        asking = service_account_args(scope, SMOKE_TEST, kubernetes_api=True)
+        k8s.core.v1.ServiceAccount(f"{name}-{SMOKE_TEST}", asking, inside)
+        for store in args.access.stores.values():
+            account = predictor_account_args(scope, store)
+            k8s.core.v1.ServiceAccount(f"{name}-{predictor_account(store.name)}", account, inside)
         role = k8s.rbac.v1.Role(f"{name}-smoke-test-role", smoke_test_role_args(scope), inside)
         k8s.rbac.v1.RoleBinding(
             f"{name}-smoke-test-role-binding",

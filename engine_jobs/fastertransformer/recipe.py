@@ -1,12 +1,14 @@
 """FasterTransformer: a BLOOM checkpoint converted to FT's binaries and served by Triton, with a tokenizing KServe transformer."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from engine_jobs.build_chain import BuildChain
+from engine_jobs.fastertransformer.model_config import CPU_STAND_IN, NAME, VERSION, model_config_text
+from engine_jobs.lifecycle import read_lifecycle
 from engine_jobs.recipe import (
-    WORK_DIR,
-    Artifact,
     Build,
     JobSpec,
     Model,
@@ -16,10 +18,8 @@ from engine_jobs.recipe import (
     RecipeSettings,
     Runtime,
     Service,
-    Step,
     Transformer,
     artifact,
-    canonical_json,
     content_key,
 )
 from engine_jobs.smoke_test.spec import (
@@ -31,11 +31,6 @@ from engine_jobs.smoke_test.spec import (
     Tensor,
     v2_probes,
 )
-
-NAME = "fastertransformer"
-"""The recipe's name, and that of the model inside Triton, which FT's own examples call so."""
-
-CPU_STAND_IN = "python-cpu-stand-in"
 
 Backend = Literal["fastertransformer", "python-cpu-stand-in"]
 
@@ -78,87 +73,60 @@ class FasterTransformerRecipe:
     settings = FasterTransformerSettings
 
     def plan(self, model: Model, settings: FasterTransformerSettings, platform: Platform) -> Plan:
-        jobs_image = platform.image("jobs")
+        image = platform.image("fastertransformer-converter")
         made = artifact(
             NAME,
             model,
             {
-                "builder": jobs_image,
+                "builder": image,
                 "tensorParallelSize": settings.tensor_parallel_size,
                 "dataType": settings.data_type,
                 "backend": settings.backend,
             },
         )
+        chain = BuildChain(
+            model=model, platform=platform, artifact=made, timeout_seconds=settings.build_timeout_seconds
+        )
         runtime = _runtime(model, settings, platform)
-        service = _service(model, made, platform)
+        service = _service(model, chain, platform)
         return Plan(
-            build=Build(artifact=made, jobs=_jobs(model, settings, platform, made, jobs_image)),
+            build=Build(artifact=made, jobs=_jobs(chain, settings, image)),
             runtime=runtime,
             service=service,
             smoke_test=lambda name: _smoke_test(
                 name, model, platform, content_key([made.key, repr(runtime), repr(service)])
             ),
+            lifecycle=read_lifecycle(Path(__file__).parent),
+            files={
+                f"{NAME}/config.pbtxt": model_config_text(
+                    backend=settings.backend,
+                    data_type=settings.data_type,
+                    tensor_parallel_size=settings.tensor_parallel_size,
+                )
+            },
         )
 
 
-def _jobs(
-    model: Model, settings: FasterTransformerSettings, platform: Platform, made: Artifact, image: str
-) -> tuple[JobSpec, ...]:
-    url = f"{platform.store}/{made.path}"
-    work = f"{WORK_DIR}/{made.short_key}"
-    unless_complete = ("python", "-m", "engine_jobs.unless_complete", "--artifact", url, "--")
-
-    def step(name: str, *command: str) -> Step:
-        return Step(name=name, command=(*unless_complete, "python", "-m", *command))
-
-    def job(name: str, *steps: Step, needs_hub_token: bool = False) -> JobSpec:
-        return JobSpec(
-            name=name,
-            image=image,
-            steps=steps,
-            resources=model.job_resources,
-            timeout_seconds=settings.build_timeout_seconds,
-            needs_hub_token=needs_hub_token,
-        )
-
+def _jobs(chain: BuildChain, settings: FasterTransformerSettings, image: str) -> tuple[JobSpec, ...]:
     split = str(settings.tensor_parallel_size)
-    endpoint = ("--endpoint", platform.hub_endpoint) if platform.hub_endpoint else ()
+    convert = chain.step(
+        "convert",
+        *("python", "-m", "engine_jobs.fastertransformer.convert"),
+        *("--input-dir", chain.checkpoint(), "--output-dir", f"{chain.work}/weights"),
+        *("--tensor-parallel-size", split, "--data-type", settings.data_type),
+    )
+    repository = chain.step(
+        "repository",
+        *("python", "-m", "engine_jobs.fastertransformer.repository"),
+        *("--weights-dir", f"{chain.work}/weights/{split}-gpu", "--checkpoint-dir", chain.checkpoint()),
+        *("--output-dir", f"{chain.work}/repository", "--backend", settings.backend),
+        *("--tensor-parallel-size", split, "--data-type", settings.data_type),
+    )
     return (
-        job(
-            "fetch",
-            step(
-                "fetch",
-                "engine_jobs.fetch",
-                *("--model", model.source.model, "--revision", model.source.revision),
-                *("--output-dir", f"{work}/checkpoint", *endpoint),
-            ),
-            needs_hub_token=True,
-        ),
-        job(
-            "convert",
-            step(
-                "convert",
-                "engine_jobs.fastertransformer.convert",
-                *("--input-dir", f"{work}/checkpoint", "--output-dir", f"{work}/weights"),
-                *("--tensor-parallel-size", split, "--data-type", settings.data_type),
-            ),
-            step(
-                "repository",
-                "engine_jobs.fastertransformer.repository",
-                *("--weights-dir", f"{work}/weights/{split}-gpu", "--checkpoint-dir", f"{work}/checkpoint"),
-                *("--output-dir", f"{work}/repository", "--backend", settings.backend),
-                *("--tensor-parallel-size", split, "--data-type", settings.data_type),
-            ),
-        ),
-        job(
-            "publish",
-            step(
-                "publish",
-                "engine_jobs.publish",
-                *("--source-dir", f"{work}/repository", "--artifact", url, "--key", made.key),
-                *("--inputs", canonical_json(dict(made.inputs))),
-            ),
-        ),
+        chain.fetch(),
+        chain.job("convert", convert, repository, image=image),
+        chain.publish(f"{chain.work}/repository"),
+        *chain.to_disk(),
     )
 
 
@@ -187,16 +155,16 @@ def _runtime(model: Model, settings: FasterTransformerSettings, platform: Platfo
     )
 
 
-def _service(model: Model, made: Artifact, platform: Platform) -> Service:
-    url = f"{platform.store}/{made.path}"
+def _service(model: Model, chain: BuildChain, platform: Platform) -> Service:
     return Service(
-        storage_uri=url,
+        storage_uri=chain.storage_uri,
         resources=model.predictor_resources,
+        node_selector=model.gpu.node_selector if model.gpu else {},
         transformer=Transformer(
             image=platform.image("transformer"),
             command=("python", "-m", "engine_jobs.fastertransformer.transformer"),
             args=("--model_name", NAME, "--protocol", "v2", "--tokenizer_path", "/mnt/models/"),
-            storage_uri=f"{url}/{NAME}/1/tokenizer",
+            storage_uri=f"{chain.storage_uri}/{NAME}/{VERSION}/tokenizer",
             resources=model.transformer_resources,
         ),
     )

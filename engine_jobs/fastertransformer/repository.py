@@ -5,8 +5,7 @@
     <output-dir>/fastertransformer/1/tokenizer/tokenizer*.json …
     <output-dir>/fastertransformer/1/{model.py,engine_jobs/…} only for the CPU stand-in
 
-Written beside its final name, then renamed. config.pbtxt goes through Triton's own ModelConfig message. Its tensors and
-parameters are those of triton-inference-server/fastertransformer_backend all_models/bloom/fastertransformer/config.pbtxt.
+Written beside its final name, then renamed.
 """
 
 import argparse
@@ -16,63 +15,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
+from typing import Final
 
 from engine_jobs import errors
 from engine_jobs.errors import UserError
 from engine_jobs.fastertransformer.layout import CONFIG_NAME, ITEM_SIZES, WeightsFolder
+from engine_jobs.fastertransformer.model_config import (
+    CPU_STAND_IN,
+    FASTER_TRANSFORMER,
+    NAME,
+    SERVED_PATH,
+    VERSION,
+    model_config_text,
+)
 
-NAME: Final = "fastertransformer"
-VERSION: Final = "1"
-SERVED_PATH: Final = f"/mnt/models/{NAME}/{VERSION}"
-"""Where KServe's storage initializer puts the version folder."""
-
-FASTER_TRANSFORMER: Final = "fastertransformer"
-CPU_STAND_IN: Final = "python-cpu-stand-in"
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-
-SCALAR: Final[tuple[int, ...]] = ()
-"""One value a row: dims [1] for the client, nothing for the backend."""
-
-INPUTS: Final[tuple[tuple[str, str, tuple[int, ...], bool], ...]] = (
-    ("input_ids", "TYPE_UINT32", (-1,), False),
-    ("input_lengths", "TYPE_UINT32", SCALAR, False),
-    ("request_output_len", "TYPE_UINT32", (-1,), False),
-    ("runtime_top_k", "TYPE_UINT32", SCALAR, True),
-    ("runtime_top_p", "TYPE_FP32", SCALAR, True),
-    ("beam_search_diversity_rate", "TYPE_FP32", SCALAR, True),
-    ("temperature", "TYPE_FP32", SCALAR, True),
-    ("len_penalty", "TYPE_FP32", SCALAR, True),
-    ("repetition_penalty", "TYPE_FP32", SCALAR, True),
-    ("random_seed", "TYPE_UINT64", SCALAR, True),
-    ("is_return_log_probs", "TYPE_BOOL", SCALAR, True),
-    ("is_return_context_embeddings", "TYPE_BOOL", SCALAR, True),
-    ("beam_width", "TYPE_UINT32", SCALAR, True),
-    ("start_id", "TYPE_UINT32", SCALAR, True),
-    ("end_id", "TYPE_UINT32", SCALAR, True),
-    ("stop_words_list", "TYPE_INT32", (2, -1), True),
-    ("bad_words_list", "TYPE_INT32", (2, -1), True),
-    ("prompt_learning_task_name_ids", "TYPE_UINT32", SCALAR, True),
-    ("request_prompt_embedding", "TYPE_FP16", (-1, -1), True),
-    ("request_prompt_lengths", "TYPE_UINT32", SCALAR, True),
-    ("request_prompt_type", "TYPE_UINT32", SCALAR, True),
-    ("top_p_decay", "TYPE_FP32", SCALAR, True),
-    ("top_p_min", "TYPE_FP32", SCALAR, True),
-    ("top_p_reset_ids", "TYPE_UINT32", SCALAR, True),
-)
-"""Name, type, dims of a row, optional."""
-
-OUTPUTS: Final[tuple[tuple[str, str, tuple[int, ...]], ...]] = (
-    ("output_ids", "TYPE_UINT32", (-1, -1)),
-    ("sequence_length", "TYPE_UINT32", (-1,)),
-    ("response_input_lengths", "TYPE_INT32", (-1,)),
-    ("cum_log_probs", "TYPE_FP32", (-1,)),
-    ("output_log_probs", "TYPE_FP32", (-1, -1)),
-    ("context_embeddings", "TYPE_FP32", (-1, -1)),
-)
 
 PACKAGE: Final = Path(errors.__file__).resolve().parent
 STAND_IN_FILES: Final = (
@@ -100,46 +57,21 @@ class Repository:
     pipeline_parallel_size: int
     served_path: str
 
-    def parameters(self) -> dict[str, str]:
-        """FasterTransformer's parameters in config.pbtxt."""
-        return {
-            "tensor_para_size": str(self.weights.ranks),
-            "pipeline_para_size": str(self.pipeline_parallel_size),
-            "data_type": self.data_type,
-            "model_type": "GPT",
-            "model_checkpoint_path": self.served_path,
-            "int8_mode": "0",
-            "enable_custom_all_reduce": "0",
-        }
-
-
-def model_config(repository: Repository) -> Any:
-    """Triton's ModelConfig message."""
-    stand_in = repository.backend == CPU_STAND_IN
-    config = model_config_pb2.ModelConfig(
-        name=NAME, backend="python" if stand_in else FASTER_TRANSFORMER, max_batch_size=1024
-    )
-    # A message that is all defaults is written only where it is set: `decoupled: false` is said outright.
-    config.model_transaction_policy.CopyFrom(model_config_pb2.ModelTransactionPolicy(decoupled=False))
-    for name, kind, dims, optional in INPUTS:
-        tensor = config.input.add(name=name, data_type=kind, dims=dims or (1,), optional=optional)
-        if not dims:
-            tensor.reshape.CopyFrom(model_config_pb2.ModelTensorReshape())
-    for name, kind, dims in OUTPUTS:
-        config.output.add(name=name, data_type=kind, dims=dims)
-    config.instance_group.add(count=1, kind="KIND_CPU")
-    for name, value in repository.parameters().items():
-        config.parameters[name].string_value = value
-    if stand_in:
-        config.parameters["stand_in"].string_value = "numpy on the CPU in place of FasterTransformer's backend"
-    return config
+    def config(self) -> str:
+        return model_config_text(
+            backend=self.backend,
+            data_type=self.data_type,
+            tensor_parallel_size=self.weights.ranks,
+            pipeline_parallel_size=self.pipeline_parallel_size,
+            served_path=self.served_path,
+        )
 
 
 def write(repository: Repository) -> None:
     """Writes the repository unless it is there already. Raises UserError; leaves nothing half-written under its name."""
     repository.weights.check()
     tokenizer = _tokenizer_files(repository.checkpoint_dir)
-    config = text_format.MessageToString(model_config(repository))
+    config = repository.config()
     final = repository.output_dir
     partial = final.with_name(f".{final.name}.partial")
     if final.exists():

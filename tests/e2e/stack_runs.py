@@ -112,5 +112,7 @@ def local_config(namespace: str, prefix: str) -> dict[str, Any]:
     """The `local` stack's config in another namespace, with another folder of the store."""
     config = copy.deepcopy(read_stack_file(stack_file("local")))
     config["platform"]["namespace"] = namespace
-    config["platform"]["store"]["prefix"] = prefix
+    for store in config["platform"]["stores"].values():
+        bucket = "/".join(store["url"].split("/")[:3])
+        store["url"] = f"{bucket}/{prefix}"
     return config

@@ -140,7 +140,7 @@ class TestAKilledJobIsDoneAgain:
     def test_by_kubernetes(
         self, stack: TestStack, cluster: kubernetes.client.ApiClient, eventually: Eventually
     ) -> None:
-        stack.config["platform"]["store"]["prefix"] += "/again"
+        stack.config["platform"]["stores"]["s3"]["url"] += "/again"
         process = stack.start("up", "--yes", "--skip-preview", "--suppress-progress")
         api = kubernetes.client.CoreV1Api(cluster)
         killed: list[str] = []

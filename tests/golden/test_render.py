@@ -47,5 +47,5 @@ class TestTheCommandLine:
     def test_renders_a_file(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(["render", "--file", str(STACKS_DIR / "examples" / "bloom-560m.yaml")])
         kinds = [body["kind"] for body in yaml.safe_load_all(capsys.readouterr().out)]
-        assert kinds.count("Job") == 4  # fetch, convert, publish, smoke test
+        assert kinds.count("Job") == 4 and kinds.count("ArtifactFiles") == 1  # fetch, convert, publish, smoke test
         assert {"InferenceService", "ServingRuntime", "HTTPRoute", "PersistentVolumeClaim"} <= set(kinds)

@@ -2,6 +2,7 @@
 
 from engine_jobs.fastertransformer.recipe import RECIPE, FasterTransformerSettings
 from engine_jobs.recipe import Model, Plan, Platform, Question, Resources, Source
+from stacks.gpus import gpu
 
 SMALL = Resources(cpu="100m", memory="1Gi")
 
@@ -12,23 +13,25 @@ def make_plan(
     revision: str = "a" * 40,
     image: str = "v1",
     tensor_parallel_size: int = 1,
-    gpu_architecture: str | None = None,
+    gpu_type: str | None = None,
+    disk_claim: str | None = None,
     prompt: str = "Hello",
     memory: str = "1Gi",
 ) -> Plan:
     model = Model(
         name=name,
-        source=Source(model="llm-serving/tiny-bloom", revision=revision),
-        question=Question(prompt=prompt, max_tokens=4, expect=None),
+        sources={name: Source(model="llm-serving/tiny-bloom", revision=revision)},
+        questions=(Question(prompt=prompt, max_tokens=4, expect=None),),
         job_resources=SMALL,
         predictor_resources=Resources(cpu="100m", memory=memory),
         transformer_resources=SMALL,
-        gpu_architecture=gpu_architecture,
+        store="s3://bucket/engines",
+        gpu=gpu(gpu_type, "gpu") if gpu_type else None,
+        disk_claim=disk_claim,
     )
     settings = FasterTransformerSettings(name="fastertransformer", tensor_parallel_size=tensor_parallel_size)
     platform = Platform(
         image=lambda role: f"registry.test/{role}:{image}",
-        store="s3://bucket/engines",
         namespace="models",
         hub_endpoint="http://hub.test",
     )

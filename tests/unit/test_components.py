@@ -6,24 +6,25 @@ from pulumi._types import input_type_to_dict, is_input_type
 
 from components.engine_build import EngineBuildArgs, build_job_args
 from components.kserve.inference_service import inference_service_spec, revision, service_name
-from components.kserve.model_route import ModelRouteArgs, http_route_spec, route_host
+from components.kserve.model_route import GatewayAddress, ModelRouteArgs, http_route_spec, route_host
 from components.kserve.serving_runtime import runtime_name, serving_runtime_spec
-from components.kubernetes.credentials import Access, hub_secret_args, store_secret_args
+from components.kubernetes.credentials import StoreAccess, hub_secret_args, store_secret_args
+from components.kubernetes.disk import DiskArgs, claim_args, persistent_volume_args
 from components.kubernetes.metadata import Scope
-from components.kubernetes.namespace import smoke_test_role_args
-from components.kubernetes.work_volume import WorkVolumeArgs, claim_args, persistent_volume_args
+from components.kubernetes.namespace import predictor_account_args, smoke_test_role_args
 from components.smoke_test import SmokeTestArgs, smoke_job_args, smoke_job_name
 from engine_jobs.recipe import Plan
 from tests.unit.plans import make_plan
 
 SCOPE = Scope(stack="test", namespace="models")
-ACCESS = Access(
+STORE = StoreAccess(
+    name="s3",
+    url="s3://bucket/engines",
     region="us-east-1",
     endpoint="http://10.0.0.1:9000",
-    access_key_id="key",
-    secret_access_key="secret",
-    hub_token="token",
+    s3_keys=("key", "secret"),
 )
+GCS = StoreAccess(name="gcs", url="gs://bucket/engines", region="", endpoint="http://10.0.0.1:9001", s3_keys=None)
 
 
 def plain(args: Any) -> Any:
@@ -35,9 +36,11 @@ def plain(args: Any) -> Any:
     return [plain(item) for item in args] if isinstance(args, list) else args
 
 
-def build_job(name: str, access: Access = ACCESS) -> Any:
-    plan = make_plan()
-    args = EngineBuildArgs(scope=SCOPE, model="tiny-bloom", build=plan.build, access=access)
+def build_job(name: str, *, store: StoreAccess = STORE, hub_token: bool = True, plan: Plan | None = None) -> Any:
+    plan = plan or make_plan()
+    args = EngineBuildArgs(
+        scope=SCOPE, model="tiny-bloom", build=plan.build, store=store, hub_token=hub_token, disk_claim="disk"
+    )
     (spec,) = [job for job in plan.build.jobs if job.name == name]
     return plain(build_job_args(args, spec))
 
@@ -80,16 +83,16 @@ class TestABuildJob:
     def test_names_secrets_and_never_holds_them(self) -> None:
         for name in ("fetch", "publish"):
             env = {e["name"]: e for e in build_job(name)["spec"]["template"]["spec"]["containers"][0]["env"]}
-            assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "store-credentials"
+            assert env["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]["name"] == "store-s3"
             assert ("HF_TOKEN" in env) == (name == "fetch")
 
     def test_asks_for_no_token_that_there_is_not(self) -> None:
-        job = build_job("fetch", dataclasses.replace(ACCESS, hub_token=None))
+        job = build_job("fetch", hub_token=False)
         assert "hub-token" not in str(job)
 
     def test_has_a_name_that_kubernetes_takes(self) -> None:
         plan = make_plan(name="m" * 30)
-        args = EngineBuildArgs(scope=SCOPE, model="m" * 30, build=plan.build, access=ACCESS)
+        args = EngineBuildArgs(scope=SCOPE, model="m" * 30, build=plan.build, store=STORE, hub_token=True)
         for spec in plan.build.jobs:
             assert len(plain(build_job_args(args, spec))["metadata"]["name"]) <= 63
 
@@ -106,7 +109,7 @@ class TestAnInferenceServiceIsNamedByWhatItServes:
 
     def test_takes_model_and_tokenizer_from_the_artifact(self) -> None:
         plan = make_plan()
-        spec = inference_service_spec(plan)
+        spec = inference_service_spec(plan, "s3")
         url = f"s3://bucket/engines/{plan.build.artifact.path}"
         assert spec["predictor"]["model"]["storageUri"] == url
         (container,) = spec["transformer"]["containers"]
@@ -141,9 +144,9 @@ class TestTheRoute:
         scope=SCOPE,
         model="tiny-bloom",
         plan=make_plan(),
-        gateway_name="g",
-        gateway_namespace="kserve",
-        domain="llm.test",
+        gateway=GatewayAddress(
+            name="g", namespace="kserve", domain="llm.test", address="http://a.test", cluster_address="http://b.test"
+        ),
     )
 
     def test_keeps_its_host_when_the_service_behind_it_changes(self) -> None:
@@ -182,31 +185,87 @@ class TestTheSmokeTestJobIsKeyedByWhatItTests:
 
 class TestSecrets:
     def test_the_store_secret_is_what_kserve_reads(self) -> None:
-        secret = plain(store_secret_args(SCOPE, ACCESS))
+        secret = plain(store_secret_args(SCOPE, STORE, ("key", "secret")))
         assert set(secret["stringData"]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
         annotations = secret["metadata"]["annotations"]
         assert annotations["serving.kserve.io/s3-endpoint"] == "10.0.0.1:9000"
         assert annotations["serving.kserve.io/s3-usehttps"] == "0"
 
     def test_aws_itself_needs_no_endpoint(self) -> None:
-        secret = plain(store_secret_args(SCOPE, dataclasses.replace(ACCESS, endpoint=None)))
+        secret = plain(store_secret_args(SCOPE, dataclasses.replace(STORE, endpoint=None), ("key", "secret")))
         assert "serving.kserve.io/s3-endpoint" not in secret["metadata"]["annotations"]
 
     def test_the_hub_secret(self) -> None:
         assert plain(hub_secret_args(SCOPE, "token"))["stringData"] == {"HF_TOKEN": "token"}
 
 
-class TestTheWorkVolumeAndItsClaimAreBoundByName:
-    def test_to_each_other(self) -> None:
-        args = WorkVolumeArgs(scope=SCOPE, size="1Gi", host_path="/data", storage_class=None)
-        volume, claim = plain(persistent_volume_args(args, "/data")), plain(claim_args(args))
+def disk(**place: str | None) -> DiskArgs:
+    where = {"persistent_disk": None, "host_path": None, "storage_class": None, **place}
+    return DiskArgs(scope=SCOPE, claim="llama-disk", size="150Gi", **where)
+
+
+class TestADiskAndItsClaimAreBoundByName:
+    @pytest.mark.parametrize(
+        ("place", "source"),
+        [
+            (
+                {"persistent_disk": "projects/p/zones/z/disks/my-disk"},
+                (
+                    "csi",
+                    {
+                        "driver": "pd.csi.storage.gke.io",
+                        "fsType": "ext4",
+                        "volumeHandle": "projects/p/zones/z/disks/my-disk",
+                    },
+                ),
+            ),
+            ({"host_path": "/data"}, ("hostPath", {"path": "/data", "type": "Directory"})),
+        ],
+    )
+    def test_to_each_other(self, place: dict[str, str], source: tuple[str, Any]) -> None:
+        volume, claim = plain(persistent_volume_args(disk(**place))), plain(claim_args(disk(**place)))
         assert claim["spec"]["volumeName"] == volume["metadata"]["name"]
-        assert (volume["spec"]["claimRef"]["namespace"], volume["spec"]["claimRef"]["name"]) == ("models", "work")
-        assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Retain"
+        reference = volume["spec"]["claimRef"]
+        assert (reference["namespace"], reference["name"]) == ("models", claim["metadata"]["name"])
+        assert volume["spec"][source[0]] == source[1]
+
+    def test_the_data_outlives_the_claim_and_a_new_claim_binds_again(self) -> None:
+        spec = plain(persistent_volume_args(disk(host_path="/data")))["spec"]
+        assert spec["persistentVolumeReclaimPolicy"] == "Retain"
+        assert "uid" not in spec["claimRef"]
 
     def test_a_class_provisions_its_own(self) -> None:
-        claim = plain(claim_args(WorkVolumeArgs(scope=SCOPE, size="1Gi", host_path=None, storage_class="ssd")))
+        claim = plain(claim_args(disk(storage_class="ssd")))
         assert claim["spec"]["storageClassName"] == "ssd" and "volumeName" not in claim["spec"]
+
+
+class TestAModelWithADisk:
+    PLAN = make_plan(disk_claim="disk", gpu_type="nvidia-l4")
+
+    def test_is_served_from_it(self) -> None:
+        model = inference_service_spec(self.PLAN, "s3")["predictor"]["model"]
+        assert model["storageUri"] == f"pvc://disk/{self.PLAN.build.artifact.path}"
+
+    def test_only_the_job_that_fills_it_mounts_it_on_the_node_that_serves(self) -> None:
+        pods = {
+            job.name: build_job(job.name, plan=self.PLAN)["spec"]["template"]["spec"] for job in self.PLAN.build.jobs
+        }
+        mounting = [name for name, pod in pods.items() if "disk" in [volume["name"] for volume in pod["volumes"]]]
+        assert mounting == ["disk"]
+        assert pods["disk"]["nodeSelector"] == {"gpu": "nvidia-l4"}
+        assert [toleration["key"] for toleration in pods["disk"]["tolerations"]] == ["nvidia.com/gpu"]
+
+
+class TestAGcsStoreNeedsNoKeys:
+    def test_in_a_job(self) -> None:
+        job = build_job("publish", store=GCS)
+        env = {e["name"]: e.get("value") for e in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+        assert env["STORAGE_EMULATOR_HOST"] == "http://10.0.0.1:9001"
+        assert not any(name.startswith("AWS") for name in env)
+
+    def test_nor_for_the_storage_initializer(self) -> None:
+        assert "secrets" not in plain(predictor_account_args(SCOPE, GCS))
+        assert plain(predictor_account_args(SCOPE, STORE))["secrets"] == [{"name": "store-s3"}]
 
 
 class TestEveryObjectSaysWhoseItIs:

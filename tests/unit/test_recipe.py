@@ -12,7 +12,7 @@ class TestTheContentAddressIsOfWhatMakesTheArtifact:
             {"revision": "b" * 40},
             {"image": "v2"},
             {"tensor_parallel_size": 2},
-            {"gpu_architecture": "sm_89"},
+            {"gpu_type": "nvidia-l4"},
         ],
     )
     def test_changes_with(self, change: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ class TestEveryMistakeIsNamedWithFileKeyAndFix:
         message = mistake(config)
         assert "stacks/Pulumi.x.yaml" in message
         assert "llm-serving:models.tiny-bloom.recepie: unknown key; known here: " in message
-        assert "recipe, resources, smokeTest, source" in message
+        assert "recipe, resources, smokeTest, smokeTests, source, sources, store" in message
 
     def test_unknown_key_of_a_recipe(self, config: dict[str, Any]) -> None:
         config["models"]["tiny-bloom"]["recipe"]["tensorParalelSize"] = 2
@@ -40,8 +40,8 @@ class TestEveryMistakeIsNamedWithFileKeyAndFix:
         assert "llm-serving:models.tiny-bloom.smokeTest.maxTokens: Input should be a valid integer" in mistake(config)
 
     def test_missing_key(self, config: dict[str, Any]) -> None:
-        del config["platform"]["store"]["bucket"]
-        assert "llm-serving:platform.store.bucket: missing; add it" in mistake(config)
+        del config["platform"]["stores"]["s3"]["url"]
+        assert "llm-serving:platform.stores.s3.url: missing; add it" in mistake(config)
 
     def test_unknown_recipe(self, config: dict[str, Any]) -> None:
         config["models"]["tiny-bloom"]["recipe"]["name"] = "vllm"
@@ -58,6 +58,34 @@ class TestEveryMistakeIsNamedWithFileKeyAndFix:
     def test_no_models(self, config: dict[str, Any]) -> None:
         config["models"] = {}
         assert "llm-serving:models: name at least one model" in mistake(config)
+
+    def test_a_model_with_neither_source_nor_sources(self, config: dict[str, Any]) -> None:
+        del config["models"]["tiny-bloom"]["source"]
+        assert "llm-serving:models.tiny-bloom: give either source or sources" in mistake(config)
+
+    def test_a_model_that_nothing_is_asked_of(self, config: dict[str, Any]) -> None:
+        del config["models"]["tiny-bloom"]["smokeTest"]
+        assert "llm-serving:models.tiny-bloom: give either smokeTest or smokeTests" in mistake(config)
+
+    def test_a_question_to_a_model_that_is_not_served(self, config: dict[str, Any]) -> None:
+        model = config["models"]["tiny-bloom"]
+        model["sources"] = {"first": model.pop("source"), "second": {"id": "a/b"}}
+        model["smokeTest"]["model"] = "third"
+        message = mistake(config)
+        assert "llm-serving:models.tiny-bloom: smoke test" in message and "model: name one of first, second" in message
+
+    def test_a_store_that_is_not_there(self, config: dict[str, Any]) -> None:
+        config["models"]["tiny-bloom"]["store"] = "gcs"
+        assert "models.tiny-bloom.store: there is no store 'gcs'; known: s3" in mistake(config)
+
+    def test_no_store_named_among_several(self, config: dict[str, Any]) -> None:
+        config["platform"]["stores"]["gcs"] = {"url": "gs://bucket"}
+        del config["models"]["tiny-bloom"]["store"]
+        assert "models.tiny-bloom.store: name one of s3, gcs" in mistake(config)
+
+    def test_a_gpu_that_is_not_in_the_catalog(self, config: dict[str, Any]) -> None:
+        config["models"]["tiny-bloom"]["gpu"] = "nvidia-l5"
+        assert "models.tiny-bloom.gpu: 'nvidia-l5' is not in gpus.toml; known: nvidia-a100-80gb" in mistake(config)
 
     def test_two_kinds_of_work_volume(self, config: dict[str, Any]) -> None:
         config["platform"]["workVolume"]["storageClass"] = "standard"
