@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 VENV := .venv
+PROFILE ?= all
 RUN := $(VENV)/bin/python
 CACHE := $(or $(LLM_SERVING_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-serving)
 export PYTHONDONTWRITEBYTECODE := 1
@@ -24,8 +25,8 @@ $(VENV)/.complete: requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	touch $@
 
-up: $(VENV)/.complete ## From a bare machine to a served, smoke-tested model (again: only what is left to do)
-	@$(RUN) -m localcluster.local_stack up
+up: $(VENV)/.complete ## From a bare machine to served, smoke-tested models (again: only what is left to do); PROFILE=<models or recipes, by commas>
+	@$(RUN) -m localcluster.local_stack up --profile $(PROFILE)
 
 down: $(VENV)/.complete ## Remove the stack and the cluster; the caches stay
 	@$(RUN) -m localcluster.local_stack down

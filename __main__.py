@@ -13,7 +13,7 @@ from components.kubernetes.namespace import ModelNamespace, ModelNamespaceArgs
 from components.served_model import ServedModel, ServedModelArgs
 from engine_jobs.errors import UserError
 from stacks.inputs import Inputs, from_engine
-from stacks.planning import disk_claim, image_reference, plan_models
+from stacks.planning import JOBS_IMAGE, SMOKE_TEST_IMAGE, disk_claim, image_reference, plan_models
 
 
 def deploy(inputs: Inputs) -> None:
@@ -31,7 +31,7 @@ def deploy(inputs: Inputs) -> None:
         )
         for name, store in platform.stores.items()
     }
-    jobs_image, smoke_image = (image_reference(platform.images, name) for name in ("jobs", "smoke-test"))
+    jobs_image, smoke_image = (image_reference(platform.images, name) for name in (JOBS_IMAGE, SMOKE_TEST_IMAGE))
     plans = plan_models(settings, inputs.hub)
 
     # Upsert: an `up` that was killed between a create and its record goes on; the stack label guards against strangers.

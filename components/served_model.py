@@ -1,6 +1,7 @@
 """One entry of a stack's models, from its checkpoint to a smoke-tested address.
 
-Disk -> build Jobs -> InferenceService (asked from outside as it comes up) -> smoke test -> the model's own route.
+Disk -> build Jobs -> InferenceService (asked from outside as it comes up) -> smoke test -> the model's own route, and what is to run
+afterwards.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.engine_build import EngineBuild, EngineBuildArgs
+from components.follow_up import FollowUp, FollowUpArgs
 from components.kserve.inference_service import InferenceService, InferenceServiceArgs, service_name
 from components.kserve.model_route import GatewayAddress, ModelRoute, ModelRouteArgs, route_host
 from components.kubernetes.credentials import StoreAccess
@@ -71,6 +73,9 @@ class ServedModel(pulumi.ComponentResource):
         )
         smoke = SmokeTest(f"{name}-smoke", question, child, after=[serving])
         ModelRoute(name, ModelRouteArgs(scope=scope, model=name, plan=plan, gateway=gateway), child, after=[smoke])
+        afterwards = plan.afterwards(service_name(name, plan))
+        if afterwards:
+            FollowUp(f"{name}-after", FollowUpArgs(scope=scope, model=name, jobs=afterwards), child, after=[smoke])
         self.outputs = {
             "url": gateway.address,
             "host": route_host(scope, name, gateway.domain),

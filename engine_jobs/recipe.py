@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 
 from engine_jobs.errors import UserError
 from engine_jobs.lifecycle import Lifecycle
+from engine_jobs.load.spec import Tuning
 from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.spec import SmokeTest
 
@@ -240,7 +241,9 @@ class Service:
 class Plan:
     """All that one model needs. `smoke_test` takes the InferenceService's name, for the service is named by what it serves.
     `lifecycle`: how its runtime is kept upstream. `files`: the text of every configuration file that the build writes into the
-    artifact, by its path there, for whoever reviews it. `warnings`: what a preview should say, each with its fix."""
+    artifact, by its path there, for whoever reviews it. `warnings`: what a preview should say, each with its fix. `tuning`: what of
+    each of the server's models can be searched by a load test, and where the stack file keeps it. `afterwards`: Jobs that run once
+    the smoke test has passed (a benchmark, say), of the InferenceService's name."""
 
     build: Build
     runtime: Runtime
@@ -249,6 +252,8 @@ class Plan:
     lifecycle: Lifecycle
     files: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    tuning: tuple[Tuning, ...] = ()
+    afterwards: Callable[[str], tuple[JobSpec, ...]] = field(default=lambda _: (), compare=False)
 
 
 S_contra = TypeVar("S_contra", bound=RecipeSettings, contravariant=True)

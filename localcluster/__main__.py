@@ -16,9 +16,9 @@ def main(argv: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m localcluster", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("up", help="start what does not run; a running cluster is only checked").set_defaults(
-        command=_up
-    )
+    up = commands.add_parser("up", help="start what does not run; a running cluster is only checked")
+    up.add_argument("--images", nargs="*", default=(), metavar="NAME", help="images to build and load for the models")
+    up.set_defaults(command=_up)
     down = commands.add_parser("down", help="end everything; the caches stay")
     down.add_argument("--keep-state", action="store_true", help="keep etcd, certificates and volumes for the next up")
     down.set_defaults(command=_down)
@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=int, default=200, help="how many of the last lines (default %(default)s)")
     logs.set_defaults(command=_logs)
     commands.add_parser("env", help="print export lines for a shell").set_defaults(command=_env)
-    commands.add_parser("images", help="build the images and load them into the cluster").set_defaults(command=_images)
+    images = commands.add_parser("images", help="build images and load them into the cluster")
+    images.add_argument("names", nargs="+", metavar="NAME", help="as in engine_jobs/**/images")
+    images.set_defaults(command=_images)
     return top
 
 
@@ -40,7 +42,7 @@ def _up(paths: Paths, arguments: argparse.Namespace) -> None:
     from localcluster.progress import Progress
     from localcluster.up import up
 
-    up(paths, Progress())
+    up(paths, Progress(), arguments.images)
 
 
 def _down(paths: Paths, arguments: argparse.Namespace) -> None:
@@ -86,7 +88,7 @@ def _env(paths: Paths, arguments: argparse.Namespace) -> None:
 
 
 def _images(paths: Paths, arguments: argparse.Namespace) -> None:
-    from localcluster.image_builder import LOADED, ImageBuilder
+    from localcluster.image_builder import ImageBuilder
     from localcluster.preflight import check_root
     from localcluster.progress import Progress
     from localcluster.toolchain import Toolchain
@@ -95,7 +97,7 @@ def _images(paths: Paths, arguments: argparse.Namespace) -> None:
     progress = Progress()
     tools = Toolchain(paths.tools).locate()
     builder = ImageBuilder(paths=paths, tool=tools.bin, report=progress.say)
-    references = builder.ensure(paths.containerd_socket, LOADED)
+    references = builder.ensure(paths.containerd_socket, arguments.names)
     print("\n".join(references.values()))
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine_jobs.errors import UserError
-from engine_jobs.images import IMAGES, PREFIX, Image, reference, source_files
+from engine_jobs.image import Image, source_files
+from engine_jobs.images import IMAGES, PREFIX, reference
 from localcluster.component import ToolPath
 from localcluster.debian_rootfs import ensure_rootfs
 from localcluster.go_build import find_go
@@ -33,7 +34,6 @@ WORKERS = 2
 MAX_LOG_LINES = 30
 CONTEXT = ".context-"
 STAGED_AT = 1577836800  # 2020-01-01, in seconds since the epoch
-LOADED = tuple(image.name for image in IMAGES.values() if image.local and image.name != "base")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +54,19 @@ class ImageBuilder:
         """Where the built images are kept."""
         return Layout(root=self.paths.images / "layout")
 
-    def prepare_downloads(self) -> None:
-        """Fetches Debian and the wheels, for a thread of its own while other things are built. Raises UserError."""
+    def prepare_downloads(self, names: Sequence[str]) -> None:
+        """Fetches Debian and these images' wheels, for a thread of its own while other things are built. Raises UserError."""
         with (
             exclusive(self.paths.images / "downloads.lock", "download for the images", self.report),
             ThreadPoolExecutor(2) as pool,
         ):
-            wheels = pool.submit(ensure_wheels, self.paths.wheels, locks(), self.report)
+            wheels = pool.submit(ensure_wheels, self.paths.wheels, locks(names), self.report)
             ensure_rootfs(self.paths.rootfs, self._debian_packages(), self.tool("debootstrap"), self.report)
             wheels.result()
 
     def build(self, names: Sequence[str]) -> dict[str, str]:
         """Builds what the cache lacks of these images and their bases. The reference of each by name. Raises UserError."""
+        check_local(names)
         references = {name: reference(name) for name in names}
         with exclusive(self.paths.images / "build.lock", "build of the images", self.report):
             built = self.layout.images()
@@ -73,7 +74,7 @@ class ImageBuilder:
             if not missing:
                 return references
             if with_bases(missing) & {"base"}:
-                self.prepare_downloads()
+                self.prepare_downloads(sorted(missing))
             driver = self._storage_driver()
             self._sweep(driver)
             self._restore_bases(missing, driver)
@@ -105,6 +106,8 @@ class ImageBuilder:
             context = Path(scratch)
             self._stage(image, context)
             arguments = ["--isolation", "chroot", "--pull-never", "--layers", "--tag", reference(image.name)]
+            for argument, value in image.args.items():
+                arguments += ["--build-arg", f"{argument}={value}"]
             if image.base is not None:
                 arguments += ["--build-arg", f"BASE={reference(image.base)}"]
                 arguments += ["--build-arg", "PIP_NO_INDEX=1", "--build-arg", "PIP_FIND_LINKS=/wheels"]
@@ -175,10 +178,21 @@ class ImageBuilder:
         )
 
 
-def locks() -> list[Path]:
-    """The locked requirements of all images that are built here."""
-    folders = (REPOSITORY / image.folder for image in IMAGES.values() if image.local)
-    return [lock for folder in folders if (lock := folder / "requirements.lock").exists()]
+def locks(names: Iterable[str]) -> list[Path]:
+    """The locked requirements of these images and their bases."""
+    locks = (REPOSITORY / IMAGES[name].lock for name in sorted(with_bases(names)))
+    return [lock for lock in locks if lock.exists()]
+
+
+def check_local(names: Iterable[str]) -> None:
+    """Raises UserError where an image is unknown, or not one that this machine can build."""
+    for name in names:
+        if name not in IMAGES:
+            raise UserError(f"there is no image {name!r}; known: {', '.join(sorted(IMAGES))}")
+        if not IMAGES[name].local:
+            raise UserError(
+                f"the image {name!r} is for GPU stacks: build {IMAGES[name].containerfile} where there is a container engine"
+            )
 
 
 def with_bases(names: Iterable[str]) -> set[str]:

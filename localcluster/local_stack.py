@@ -1,11 +1,13 @@
 """`make up`, `make down` and `make test`: the local cluster and the `local` stack of the Pulumi program, end to end."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from engine_jobs.errors import UserError, run
@@ -13,22 +15,36 @@ from localcluster.paths import REPOSITORY, default_paths
 from localcluster.pulumi_lock import release_stale_lock
 
 STACK = "local"
+ALL = "all"
 TESTS = ("tests/unit", "tests/golden", "tests/engine", "tests/e2e")
 
 
 def main(argv: Sequence[str]) -> None:
-    commands = {"up": up, "down": down, "test": test}
-    if len(argv) != 1 or argv[0] not in commands:
-        raise UserError(f"usage: python -m localcluster.local_stack {'|'.join(commands)}")
-    commands[argv[0]]()
+    parser = argparse.ArgumentParser(prog="python -m localcluster.local_stack", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    profile = commands.add_parser("up").add_argument
+    profile("--profile", default=ALL, help="models or recipes of the stack file, separated by commas; default: all")
+    commands.add_parser("down")
+    commands.add_parser("test")
+    arguments = parser.parse_args(argv)
+    match arguments.command:
+        case "up":
+            up(arguments.profile)
+        case "down":
+            down()
+        case _:
+            test()
 
 
-def up() -> None:
+def up(profile: str = ALL) -> None:
     """Cluster and stack up, and what it cost. A failure ends the cluster if it was not running before; its state stays."""
     began = time.monotonic()
     was_running = cluster_is_running()
+    config_file().parent.mkdir(parents=True, exist_ok=True)
+    config_file().write_text(_stacks("select", "--stack", STACK, *profile.split(",")))
+    images = _stacks("images", "--file", str(config_file())).split()
     try:
-        _cluster("up")
+        _cluster("up", "--images", *images)
         environment = stack_environment()
         applying = time.monotonic()
         pulumi_up(environment)
@@ -46,8 +62,8 @@ def down() -> None:
         environment = stack_environment()
         release_stale_lock(default_paths().pulumi, STACK)
         if _stack_exists(environment):
-            destroy = ("destroy", "--stack", STACK, "--yes", "--skip-preview", "--suppress-progress")
-            if _pulumi(environment, *destroy, check=False) != 0:
+            destroy = ("destroy", "--yes", "--skip-preview", "--suppress-progress")
+            if _pulumi(environment, *destroy, *_stack(), check=False) != 0:
                 print("warning: the stack was not destroyed cleanly; it goes with the cluster", file=sys.stderr)
     _cluster("down")
 
@@ -86,11 +102,20 @@ def pulumi_up(environment: dict[str, str]) -> None:
     if not _stack_exists(environment):
         _pulumi(environment, "stack", "init", STACK, "--no-select")
     elif _was_killed(environment):
-        _pulumi(environment, "refresh", "--stack", STACK, "--yes", "--skip-preview", "--clear-pending-creates")
-    if _pulumi(environment, "up", "--stack", STACK, "--yes", "--skip-preview", "--suppress-outputs", check=False) != 0:
+        _pulumi(environment, "refresh", "--yes", "--skip-preview", "--clear-pending-creates", *_stack())
+    if _pulumi(environment, "up", "--yes", "--skip-preview", "--suppress-outputs", *_stack(), check=False) != 0:
         raise UserError(
             "`pulumi up` failed: see its diagnostics above. What served before still serves; mend it and `make up` again"
         )
+
+
+def config_file() -> Path:
+    """The stack file of what `up` was last asked for: the committed one, with the profile's models."""
+    return default_paths().state / "stack" / f"Pulumi.{STACK}.yaml"
+
+
+def _stack() -> tuple[str, ...]:
+    return ("--stack", STACK, "--config-file", str(config_file()))
 
 
 def _was_killed(environment: dict[str, str]) -> bool:
@@ -114,6 +139,15 @@ def _pulumi_output(environment: dict[str, str], *arguments: str) -> str:
     ended = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True)
     if ended.returncode != 0:
         raise UserError(f"`{' '.join(command)}` failed: see what it says above")
+    return ended.stdout
+
+
+def _stacks(*arguments: str) -> str:
+    """What `python -m stacks` prints of the stack file; where it fails this program ends with it (it has said why)."""
+    command = (sys.executable, "-m", "stacks", *arguments)
+    ended = subprocess.run(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if ended.returncode != 0:
+        sys.exit(ended.returncode)
     return ended.stdout
 
 

@@ -19,7 +19,7 @@ from localcluster.containerd import ContainerdClient
 from localcluster.dns import dns_objects
 from localcluster.down import stop_node, tear_down
 from localcluster.gateway import NAMESPACE, gateway_objects
-from localcluster.image_builder import LOADED, ImageBuilder
+from localcluster.image_builder import ImageBuilder, check_local
 from localcluster.lock import exclusive
 from localcluster.manifests import Manifest
 from localcluster.paths import LOCK, NODE_NAME, Paths
@@ -28,26 +28,32 @@ from localcluster.status import node_is_ready
 from localcluster.toolchain import Toolchain, Tools
 
 CLUSTER_IMAGES = ("pause", "kserve-controller")
+KSERVE_IMAGES = ("storage-initializer",)
+"""What KServe puts into the pods of models, whatever these are."""
+
 START_PATIENCE_S = 90.0
 HEALTH_PATIENCE_S = 10.0
 ROLLOUT_PATIENCE_S = 180.0
 
 
-def up(paths: Paths, progress: Progress) -> None:
-    """Raises UserError where the machine does not do, a port is taken, or a component does not become healthy."""
+def up(paths: Paths, progress: Progress, images: Sequence[str] = ()) -> None:
+    """`images`: those of the models, loaded with the cluster's own. Raises UserError where the machine does not do, a port is taken,
+    or a component does not become healthy."""
     preflight.check_root()
     preflight.check_capabilities()
     preflight.check_state_path(paths)
     with exclusive(LOCK, "python -m localcluster up", progress.say):
-        _Up(Cluster(paths), progress).run()
+        _Up(Cluster(paths), progress, (*KSERVE_IMAGES, *images)).run()
 
 
 class _Up:
     """One run of `up`, and what it has started so far."""
 
-    def __init__(self, cluster: Cluster, progress: Progress) -> None:
+    def __init__(self, cluster: Cluster, progress: Progress, images: Sequence[str]) -> None:
+        check_local(images)
         self.cluster = cluster
         self.progress = progress
+        self.images = images
         self.started: list[str] = []
 
     def run(self) -> None:
@@ -78,8 +84,8 @@ class _Up:
         builder = ImageBuilder(paths=paths, tool=system_tool, report=say)
         built = builder.layout.images()
         with ThreadPoolExecutor(1) as background:
-            if any(reference(name) not in built for name in LOADED):
-                background.submit(builder.prepare_downloads)  # a failure shows when the images are built
+            if any(reference(name) not in built for name in self.images):
+                background.submit(builder.prepare_downloads, self.images)  # a failure shows when the images are built
             with self.progress.phase("tools"):
                 tools = Toolchain(paths.tools).ensure(say)
         for stand_in in stand_ins.needed(paths, tools):
@@ -119,7 +125,7 @@ class _Up:
         with self.progress.phase("the cluster's images"):
             builder.ensure(self.cluster.paths.containerd_socket, CLUSTER_IMAGES)
         with self.progress.phase("the models' images"):
-            builder.ensure(self.cluster.paths.containerd_socket, LOADED)
+            builder.ensure(self.cluster.paths.containerd_socket, self.images)
             containerd = ContainerdClient(self.cluster.paths, tools.bin)
             kept = builder.layout.images()
             containerd.remove_images(

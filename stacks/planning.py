@@ -14,6 +14,10 @@ from engine_jobs.smoke_test.decode import Json
 from stacks.gpus import gpu
 from stacks.settings import ImageSettings, LifecycleSettings, ModelSettings, Settings, SourceSettings
 
+JOBS_IMAGE = "jobs"
+SMOKE_TEST_IMAGE = "smoke-test"
+"""What every stack runs, whatever its recipes."""
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -35,12 +39,30 @@ def image_reference(images: ImageSettings, name: str) -> str:
     return images.pinned.get(name) or f"{images.registry}/{name}:{content_tag(name)}"
 
 
+def image_names(settings: Settings) -> list[str]:
+    """The project's images that a stack's pods run, by name, each once; without those that are pinned to another reference."""
+    unresolved = settings.platform.images.model_copy(update={"registry": "", "pinned": {}})
+    asked: set[str] = {JOBS_IMAGE, SMOKE_TEST_IMAGE}
+
+    def note(name: str) -> str:
+        asked.add(name)
+        return image_reference(unresolved, name)
+
+    for name, model in settings.models.items():
+        _plan_model(name, model, settings, NO_HUB, note)
+    return sorted(asked - settings.platform.images.pinned.keys())
+
+
 def plan_models(settings: Settings, hub: Hub) -> dict[str, Plan]:
     """The plan of each model. Raises UserError, with the model's name, for what can't be resolved or built."""
-    return {name: _plan_model(name, model, settings, hub) for name, model in settings.models.items()}
+    images = settings.platform.images
+    return {
+        name: _plan_model(name, model, settings, hub, lambda image: image_reference(images, image))
+        for name, model in settings.models.items()
+    }
 
 
-def _plan_model(name: str, settings: ModelSettings, stack: Settings, hub: Hub) -> Plan:
+def _plan_model(name: str, settings: ModelSettings, stack: Settings, hub: Hub, image: Callable[[str], str]) -> Plan:
     platform, resources = stack.platform, settings.resources
     try:
         model = Model(
@@ -58,7 +80,7 @@ def _plan_model(name: str, settings: ModelSettings, stack: Settings, hub: Hub) -
             disk_claim=disk_claim(name) if settings.disk else None,
         )
         recipe_platform = Platform(
-            image=lambda image: image_reference(platform.images, image),
+            image=image,
             namespace=platform.namespace,
             hub_endpoint=platform.hub.endpoint,
         )

@@ -3,7 +3,7 @@
 import copy
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,10 @@ class TestStack:
         )
 
 
-def local_config(namespace: str, prefix: str) -> dict[str, Any]:
-    """The `local` stack's config in another namespace, with another folder of the store."""
+def local_config(namespace: str, prefix: str, models: Collection[str] = ("tiny-bloom",)) -> dict[str, Any]:
+    """The `local` stack's config with these models, in another namespace, with another folder of the stores."""
     config = copy.deepcopy(read_stack_file(stack_file("local")))
+    config["models"] = {name: config["models"][name] for name in models}
     config["platform"]["namespace"] = namespace
     for store in config["platform"]["stores"].values():
         bucket = "/".join(store["url"].split("/")[:3])

@@ -11,7 +11,7 @@ import pytest
 
 from engine_jobs.errors import UserError
 from engine_jobs.images import IMAGES
-from localcluster.image_builder import LOADED, locks, stages, with_bases
+from localcluster.image_builder import check_local, locks, stages, with_bases
 from localcluster.oci_layout import CONTAINERD_NAME, KEPT_TAGS, REF_NAME, Layout
 from localcluster.wheelhouse import missing_wheels, read_lock
 
@@ -26,8 +26,13 @@ class TestABaseIsBuiltBeforeWhatIsMadeOnIt:
     def test_a_base_that_is_built_already_is_not_waited_for(self) -> None:
         assert stages({"smoke-test", "transformer"}) == [["smoke-test", "transformer"]]
 
-    def test_pods_get_every_local_image_but_the_base(self) -> None:
-        assert {*LOADED, "base"} == {name for name, image in IMAGES.items() if image.local}
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [("job", "no image 'job'; known: base, "), ("triton-ft", "'triton-ft' is for GPU stacks: build")],
+    )
+    def test_what_can_not_be_built_here_is_refused(self, name: str, message: str) -> None:
+        with pytest.raises(UserError, match=message):
+            check_local(["base", name])
 
 
 class TestAWheelIsFetchedOnce:
@@ -71,7 +76,7 @@ D==2.0+local \\
             read_lock(tmp_path / "bad.lock")
 
     def test_the_images_own_locks_can_be_read(self) -> None:
-        assert all(read_lock(lock) for lock in locks())
+        assert all(read_lock(lock) for lock in locks(name for name, image in IMAGES.items() if image.local))
 
 
 class TestALayoutOffersOnlyWholeImages:

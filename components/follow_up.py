@@ -1,0 +1,55 @@
+"""Jobs that run once a model has passed its smoke test (a benchmark, say), each keyed by what it runs.
+
+Nothing depends on them: one that fails fails the `up`, and the model serves on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from components.kubernetes.job import awaited, job_args
+from components.kubernetes.metadata import Scope
+from components.kubernetes.namespace import BUILDER
+from engine_jobs.recipe import JobSpec, content_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowUpArgs:
+    """`model` is the name in the stack file."""
+
+    scope: Scope
+    model: str
+    jobs: tuple[JobSpec, ...]
+
+
+def follow_up_job_args(args: FollowUpArgs, spec: JobSpec) -> k8s.batch.v1.JobInitArgs:
+    return job_args(
+        args.scope,
+        spec,
+        name=f"{args.model}-{spec.name}-{content_key(repr(spec))[:8]}",
+        service_account=BUILDER,
+        env=[],
+        labels={"app.kubernetes.io/component": spec.name, "llm-serving/model": args.model},
+        retries=0,
+    )
+
+
+class FollowUp(pulumi.ComponentResource):
+    """The Jobs, one after the other."""
+
+    def __init__(
+        self,
+        name: str,
+        args: FollowUpArgs,
+        opts: pulumi.ResourceOptions | None = None,
+        *,
+        after: Sequence[pulumi.Resource] = (),
+    ) -> None:
+        super().__init__("llm-serving:serving:FollowUp", name, None, opts)
+        before = after
+        for spec in args.jobs:
+            job = k8s.batch.v1.Job(f"{name}-{spec.name}", follow_up_job_args(args, spec), awaited(self, spec, before))
+            before = (job,)
+        self.register_outputs({})
