@@ -1,6 +1,7 @@
 """What an image's tag depends on, what goes into an image, and what its lock may say."""
 
 import ast
+import dataclasses
 import importlib.metadata
 import re
 import shutil
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from engine_jobs.images import IMAGES, REPOSITORY, content_tag, reference, source_files
+from engine_jobs.image import REPOSITORY, source_files
+from engine_jobs.images import IMAGES, content_tag, reference
 
 LOCAL = [name for name, image in IMAGES.items() if image.local]
 BY_TRITON = {"triton_python_backend_utils"}  # of files that a Job only copies; Triton brings it
-LOCKS = {path.parent.name: path for path in (REPOSITORY / "engine_jobs/images").glob("*/requirements.lock")}
+LOCKS = {name: path for name, image in IMAGES.items() if (path := REPOSITORY / image.lock).exists()}
 
 
 @pytest.fixture
@@ -28,6 +30,12 @@ def checkout(tmp_path: Path) -> Path:
 def tags(checkout: Path) -> dict[str, str]:
     content_tag.cache_clear()
     return {name: content_tag(name, checkout) for name in IMAGES}
+
+
+def made_on(base: str) -> set[str]:
+    """The image and all that are made on it, at any depth."""
+    above = {name for name, image in IMAGES.items() if image.base == base}
+    return {base}.union(*(made_on(name) for name in above))
 
 
 def changed_by(checkout: Path, path: str) -> set[str]:
@@ -45,28 +53,37 @@ class TestATagChangesWithWhatGoesIn:
         assert all(re.fullmatch(r"[0-9a-f]{16}", tag) for tag in tags(checkout).values())
 
     def test_with_a_program_of_a_job(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/fetch.py") == {"jobs", "smoke-test"}
+        assert changed_by(checkout, "engine_jobs/fetch.py") == made_on("jobs")
 
     def test_with_a_module_that_a_program_imports(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/object_bucket.py") == {"jobs", "smoke-test"}
+        assert changed_by(checkout, "engine_jobs/object_bucket.py") >= made_on("jobs")
 
     def test_with_the_files_that_a_job_copies_into_the_model_repository(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/fastertransformer/cpu_backend/model.py") == {"jobs", "smoke-test"}
+        assert changed_by(checkout, "engine_jobs/fastertransformer/cpu_backend/model.py") == {
+            "fastertransformer-converter"
+        }
 
     def test_with_a_lock(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/images/transformer/requirements.lock") == {"transformer"}
+        assert changed_by(checkout, IMAGES["transformer"].lock) == {"transformer"}
 
     def test_with_a_containerfile(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/images/triton-cpu/Containerfile") == {"triton-cpu"}
+        assert changed_by(checkout, "engine_jobs/images/triton-cpu/Containerfile") == made_on("triton-cpu")
 
     def test_with_its_base(self, checkout: Path) -> None:
-        expected = {"base", "jobs", "smoke-test", "triton-cpu", "transformer", "storage-initializer"}
-        assert changed_by(checkout, "engine_jobs/images/base/packages.txt") == expected
+        assert made_on("base") > {"base", "jobs", "smoke-test", "triton-cpu", "transformer", "storage-initializer"}
+        assert changed_by(checkout, "engine_jobs/images/base/packages.txt") == made_on("base")
+
+    def test_with_a_build_argument(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = tags(REPOSITORY)
+        other = dataclasses.replace(IMAGES["triton-ft"], args={"TRITON_VERSION": "23.04"})
+        monkeypatch.setitem(IMAGES, "triton-ft", other)
+        after = tags(REPOSITORY)
+        assert {name for name in IMAGES if before[name] != after[name]} == {"triton-ft"}
 
 
 class TestATagStaysWithWhatDoesNot:
     def test_an_engine_keeps_its_address_when_the_smoke_test_changes(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/smoke_test/runner.py") == {"smoke-test"}
+        assert changed_by(checkout, "engine_jobs/smoke_test/runner.py") == made_on("smoke-test")
 
     def test_an_engine_keeps_its_address_when_the_transformer_changes(self, checkout: Path) -> None:
         assert changed_by(checkout, "engine_jobs/fastertransformer/completion.py") == {"transformer"}
