@@ -1,1 +1,1 @@
-"""The embedded default for the `local` stack: Kubernetes on one node, KServe, a gateway, an S3 and a Hub endpoint."""
+"""The embedded default for the `local` stack: Kubernetes on one node, KServe, a gateway, S3, GCS and Hub endpoints."""

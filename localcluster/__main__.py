@@ -1,4 +1,4 @@
-"""`python -m localcluster`: the embedded single-node Kubernetes with KServe, a gateway, an S3 and a Hub endpoint."""
+"""`python -m localcluster`: the embedded single-node Kubernetes with KServe, a gateway, S3, GCS and Hub endpoints."""
 
 import argparse
 import sys

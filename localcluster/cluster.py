@@ -6,6 +6,7 @@ from localcluster.containerd import containerd
 from localcluster.control_plane import apiserver, controller_manager, etcd, scheduler
 from localcluster.dns import coredns
 from localcluster.gateway import traefik
+from localcluster.gcs_endpoint import gcs
 from localcluster.hub_endpoint import ensure_hub_token, hub
 from localcluster.kubeconfig import ensure_admin_kubeconfig
 from localcluster.node import kube_proxy, kubelet
@@ -39,8 +40,9 @@ class Cluster:
         """Makes what the components' files are made from: certificates, credentials, the token, the admin's kubeconfig."""
         for folder in (self.paths.state, self.paths.cluster):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.paths.work_volume.mkdir(parents=True, exist_ok=True)
-        self.paths.work_volume.chmod(0o1777)
+        for volume in (self.paths.work_volume, self.paths.models_volume):
+            volume.mkdir(parents=True, exist_ok=True)
+            volume.chmod(0o1777)
         self.pki.ensure()
         ensure_s3_credentials(self.paths)
         ensure_hub_token(self.paths)
@@ -50,7 +52,13 @@ class Cluster:
         """The components of a prepared state."""
         paths, pki = self.paths, self.pki
         return (
-            (etcd(paths, pki, tool), containerd(paths, tool, pause_image), s3(paths, tool), hub(paths)),
+            (
+                etcd(paths, pki, tool),
+                containerd(paths, tool, pause_image),
+                s3(paths, tool),
+                gcs(paths, tool),
+                hub(paths),
+            ),
             (apiserver(pki, tool),),
             (
                 controller_manager(paths, pki, tool),

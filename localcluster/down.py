@@ -98,7 +98,7 @@ def remove_traces(paths: Paths) -> None:
 
 def remove_state(paths: Paths) -> None:
     """Removes the folders that are known to be ours, then their parent if that leaves it empty."""
-    for folder in (paths.cluster, paths.work_volume.parent, paths.pulumi):
+    for folder in (paths.cluster, paths.node_volumes, paths.pulumi):
         if mounts_below(folder):
             raise UserError(f"{folder} still has mounts below it and is left as it is: unmount them and try again")
         shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from localcluster import stand_ins
+from localcluster import gcs_endpoint, stand_ins
 from localcluster.paths import HUB_PORT, PULUMI_PASSPHRASE, S3_PORT, S3_REGION, Paths
 from localcluster.toolchain import Toolchain
 
@@ -33,6 +33,7 @@ def variables(paths: Paths, tool_folders: Sequence[Path], environment: Mapping[s
         "AWS_SHARED_CREDENTIALS_FILE": str(paths.s3_credentials),
         "AWS_ENDPOINT_URL_S3": f"http://{LOOPBACK}:{S3_PORT}",
         "AWS_DEFAULT_REGION": S3_REGION,
+        "STORAGE_EMULATOR_HOST": gcs_endpoint.URL,
         "HF_ENDPOINT": f"http://{LOOPBACK}:{HUB_PORT}",
         "HF_TOKEN_PATH": str(paths.hub_token),
     }

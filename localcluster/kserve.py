@@ -17,6 +17,7 @@ import yaml
 from engine_jobs.errors import UserError
 from localcluster.apiserver_client import ApiserverClient, ApiserverError
 from localcluster.gateway import API_GROUP, GATEWAY, NAMESPACE
+from localcluster.gcs_endpoint import URL as GCS_URL
 from localcluster.manifests import Manifest
 from localcluster.paths import INGRESS_DOMAIN
 from localcluster.pki import KSERVE_WEBHOOK, Pki
@@ -127,7 +128,7 @@ def webhook_certificate(pki: Pki) -> Manifest:
 
 
 def storage_container(image: str) -> Manifest:
-    """What downloads a model into its pod."""
+    """What downloads a model into its pod: s3:// as the pod's ServiceAccount says, gs:// from the GCS endpoint."""
     values = STORAGE_INITIALIZER
     return {
         "apiVersion": "serving.kserve.io/v1alpha1",
@@ -138,6 +139,7 @@ def storage_container(image: str) -> Manifest:
                 "name": "storage-initializer",
                 "image": image,
                 "imagePullPolicy": "IfNotPresent",
+                "env": [{"name": "STORAGE_EMULATOR_HOST", "value": GCS_URL}],
                 "resources": {
                     "requests": {"cpu": values["cpuRequest"], "memory": values["memoryRequest"]},
                     "limits": {"cpu": values["cpuLimit"], "memory": values["memoryLimit"]},

@@ -1,6 +1,6 @@
 """The one home of what the local stack puts where: directories, addresses, ports and names.
 
-Two roots. CACHE holds what can be made again and is kept by `down` (tools, wheels, images, the S3 endpoint's objects);
+Two roots. CACHE holds what can be made again and is kept by `down` (tools, wheels, images, the S3 and GCS endpoints' objects);
 STATE belongs to one cluster and its stacks and is removed by `down` unless it is told to keep it.
 """
 
@@ -24,6 +24,7 @@ CONTEXT_NAME = "llm-serving-local"
 
 APISERVER_PORT = 6443
 S3_PORT = 9000
+GCS_PORT = 9001
 HUB_PORT = 8090
 GATEWAY_PORT = 8888
 
@@ -68,6 +69,11 @@ class Paths:
     def store(self) -> Path:
         """The S3 endpoint's data: finished artifacts outlive the cluster."""
         return self.cache / "store"
+
+    @property
+    def gcs_store(self) -> Path:
+        """The GCS endpoint's data, likewise."""
+        return self.cache / "gcs-store"
 
     @property
     def cluster(self) -> Path:
@@ -141,9 +147,19 @@ class Paths:
         return self.cluster / "timings.json"
 
     @property
+    def node_volumes(self) -> Path:
+        """Holds what the node's hostPath volumes show to pods."""
+        return self.volumes or self.state / "volumes"
+
+    @property
     def work_volume(self) -> Path:
         """Mode 1777; the host path of the work PersistentVolume."""
-        return (self.volumes or self.state / "volumes") / "work"
+        return self.node_volumes / "work"
+
+    @property
+    def models_volume(self) -> Path:
+        """Mode 1777; the host path of the PersistentVolumes that stand for the models' disks."""
+        return self.node_volumes / "models"
 
     @property
     def pulumi(self) -> Path:

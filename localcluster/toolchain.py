@@ -21,7 +21,7 @@ from localcluster.progress import Progress
 from localcluster.tool_families import Family, Official, format_version, load_families
 
 # The longest builds first, and what the cluster cannot start without before what only a model needs.
-BUILD_ORDER = ("kubernetes", "pulumi", "edge", "kserve", "coredns", "s3", "etcd", "gateway-api")
+BUILD_ORDER = ("kubernetes", "pulumi", "edge", "kserve", "gcs", "coredns", "s3", "etcd", "gateway-api")
 
 
 class Source(StrEnum):

@@ -102,7 +102,7 @@ class _Up:
         stopped = [component for wave in waves for component in wave if table.running(component.name) is None]
         preflight.check_ports([listen for component in stopped for listen in component.listens])
         with ThreadPoolExecutor(1) as background:
-            with self.progress.phase("etcd, containerd, S3, Hub"):
+            with self.progress.phase("etcd, containerd, S3, GCS, Hub"):
                 self._wait_for(self._start(storage))
             images = background.submit(self._images, tools)
             with self.progress.phase("apiserver"):
