@@ -1,0 +1,1 @@
+"""Triton Python-backend model `tensorrt_llm_bls`."""
