@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,17 @@ def _hub_token() -> str | None:
 
 
 def _hub(endpoint: str | None, token: str | None) -> Hub:
-    from engine_jobs.resolve import read_config, resolve_revision
+    from engine_jobs.resolve import TransientHubError, read_config, resolve_revision
+
+    def config(model: str, revision: str) -> Mapping[str, Any] | None:
+        try:
+            return read_config(model, revision, endpoint=endpoint, token=token)
+        except TransientHubError as error:
+            pulumi.log.warn(f"{error} What its config.json could tell (does it fit the GPU?) is not checked.")
+            return None
 
     return Hub(
-        commit=lambda model, revision: resolve_revision(model, revision, endpoint=endpoint, token=token),
-        config=lambda model, revision: read_config(model, revision, endpoint=endpoint, token=token),
+        commit=lambda model, revision: resolve_revision(model, revision, endpoint=endpoint, token=token), config=config
     )
 
 

@@ -1,5 +1,6 @@
 """A revision is a commit before anything is built, and each way to get it wrong has its own words."""
 
+import json
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine_jobs.errors import UserError
-from engine_jobs.resolve import TransientHubError, resolve_revision
+from engine_jobs.resolve import TransientHubError, read_config, resolve_revision
 from localcluster.hub.catalog import Catalog
 from localcluster.hub.server import HubHandler
 from tests.unit.hub_endpoint import GATED, MODEL, OTHER_TOKEN, TOKEN, hub, write_model
@@ -50,6 +51,23 @@ class TestTheCommit:
         (tmp_path / "secret").write_text(f"{TOKEN}\n")
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "secret"))
         assert len(resolve_revision(GATED, endpoint=endpoint)) == 40
+
+
+class TestTheConfiguration:
+    def test_is_the_content_of_config_json_at_the_commit(self, endpoint: str, models: Path) -> None:
+        sha = resolve_revision(MODEL, endpoint=endpoint)
+        assert read_config(MODEL, sha, endpoint) == json.loads((models / "tiny" / "config.json").read_text())
+
+    @pytest.mark.parametrize(("text", "message"), [("{", "is not JSON"), ("[]", "is not a JSON object")])
+    def test_of_another_form_is_refused(self, endpoint: str, models: Path, text: str, message: str) -> None:
+        (models / "tiny" / "config.json").write_text(text)
+        with pytest.raises(UserError, match=f"{MODEL} at main: its config.json {message}"):
+            read_config(MODEL, "main", endpoint)
+
+    def test_of_a_gated_model_takes_the_token(self, endpoint: str) -> None:
+        with pytest.raises(UserError, match="is gated, and there is no token"):
+            read_config(GATED, "main", endpoint)
+        assert read_config(GATED, "main", endpoint, TOKEN)
 
 
 class TestWhatIsWrongIsNamed:
