@@ -61,10 +61,15 @@ def _converse(client: triton.InferenceServerClient, probe: GrpcProbe, timeout_s:
         raise ProbeFailed(f"asked for the metadata of {probe.model!r}, got that of {metadata.name!r}", status="OK")
     if not probe.inputs:
         return Answer(status="OK", text=None)
-    expected = probe.expect_output
     result = client.infer(
         probe.model, [infer_input(each) for each in probe.inputs], model_version=probe.version, client_timeout=timeout_s
     )
+    return judge_output(probe, result)
+
+
+def judge_output(probe: GrpcProbe, result: triton.InferResult) -> Answer:
+    """The output that the probe expects (or the first), as text. Raises ProbeFailed where it is not as expected."""
+    expected = probe.expect_output
     names = [output.name for output in result.get_response().outputs]
     name = expected.name if expected is not None else names[0] if names else ""
     if name not in names:
