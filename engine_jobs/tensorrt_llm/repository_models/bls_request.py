@@ -28,15 +28,18 @@ FROM_PREPROCESSING: Mapping[str, str] = {
     "REQUEST_OUTPUT_LEN": "request_output_len",
     "BAD_WORDS_IDS": "bad_words_list",
     "STOP_WORDS_IDS": "stop_words_list",
-    "EMBEDDING_BIAS": "embedding_bias",
     "OUT_END_ID": "end_id",
     "OUT_PAD_ID": "pad_id",
 }
-DECODER_FROM_PREPROCESSING: Mapping[str, str] = {
-    "DECODER_INPUT_ID": "decoder_input_ids",
-    "REQUEST_DECODER_INPUT_LEN": "decoder_input_lengths",
+FROM_PREPROCESSING_WITH: Mapping[str, Mapping[str, str]] = {
+    "decoder_text_input": {
+        "DECODER_INPUT_ID": "decoder_input_ids",
+        "REQUEST_DECODER_INPUT_LEN": "decoder_input_lengths",
+    },
+    "embedding_bias_words": {"EMBEDDING_BIAS": "embedding_bias"},
+    "prompt_table_extra_id": {"OUT_PROMPT_TABLE_EXTRA_IDS": "prompt_table_extra_ids"},
 }
-EXTRA_IDS_FROM_PREPROCESSING: Mapping[str, str] = {"OUT_PROMPT_TABLE_EXTRA_IDS": "prompt_table_extra_ids"}
+"""What comes of an input that not every request has."""
 
 TO_ENGINE: Mapping[str, str] = {
     "top_k": "runtime_top_k",
@@ -63,18 +66,15 @@ TO_ENGINE: Mapping[str, str] = {
             ),
             *("return_log_probs", "return_context_logits", "return_generation_logits", "return_kv_cache_reuse_stats"),
             *("lora_task_id", "lora_weights", "lora_config"),
+            # since 0.20, which renames two of the above
+            *("min_tokens", "seed", "return_perf_metrics", "guided_decoding_guide_type", "guided_decoding_guide"),
+            *("return_num_input_tokens", "return_num_output_tokens"),
         )
     },
 }
 """What goes to the engine's model as it is. One value a row, but for the tables of TABLES."""
 
 TABLES = ("prompt_embedding_table", "lora_weights", "lora_config")
-
-FROM_ENGINE = (
-    *("cum_log_probs", "output_log_probs", "context_logits", "generation_logits", "batch_index", "sequence_index"),
-    *("kv_cache_alloc_new_blocks", "kv_cache_reused_blocks", "kv_cache_alloc_total_blocks"),
-)
-"""What the engine's model answers besides tokens, handed on to who asks for it."""
 
 REFUSED: Mapping[str, str] = {
     **dict.fromkeys(
@@ -108,9 +108,11 @@ def preprocessing_inputs(row: Tensors) -> dict[str, NDArray[Any]]:
 
 def preprocessing_outputs(row: Tensors) -> Mapping[str, str]:
     """Which of the outputs of `preprocessing` the engine's model gets, and their names there."""
-    decoder = DECODER_FROM_PREPROCESSING if "decoder_text_input" in row else {}
-    extra = EXTRA_IDS_FROM_PREPROCESSING if "prompt_table_extra_id" in row else {}
-    return {**FROM_PREPROCESSING, **decoder, **extra}
+    names = dict(FROM_PREPROCESSING)
+    for given, outputs in FROM_PREPROCESSING_WITH.items():
+        if given in row:
+            names |= outputs
+    return names
 
 
 def engine_inputs(row: Tensors, prepared: Tensors) -> dict[str, NDArray[Any]]:

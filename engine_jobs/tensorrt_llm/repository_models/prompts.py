@@ -10,7 +10,7 @@ from engine_jobs.tensorrt_llm.repository_models.engine_limits import EngineLimit
 from engine_jobs.tensorrt_llm.repository_models.tensors import Tensors, column, padded, texts
 from engine_jobs.tensorrt_llm.repository_models.tokenizer import Tokenizer
 
-IMAGES = ("IMAGE", "IMAGE_BYTES", "IMAGE_URL", "VIDEO_BYTES", "PROMPT_EMBEDDING_TABLE")
+IMAGES = ("IMAGE", "IMAGE_BYTES", "IMAGE_URL", "VIDEO_BYTES")
 
 Words = list[list[tuple[int, ...]]]
 """For each row its words, each a run of token ids."""
@@ -63,6 +63,8 @@ class Preprocessing:
             extra = np.array(column("PROMPT_TABLE_EXTRA_ID", tensors["PROMPT_TABLE_EXTRA_ID"], rows), dtype=np.uint64)
             virtual = input_ids >= (self.limits.vocab_size or self.tokenizer.size)
             made["OUT_PROMPT_TABLE_EXTRA_IDS"] = np.where(virtual, extra[:, None], np.uint64(0))
+        if "PROMPT_EMBEDDING_TABLE" in tensors:  # v0.12's ensemble leads it through here
+            made["OUT_PROMPT_EMBEDDING_TABLE"] = tensors["PROMPT_EMBEDDING_TABLE"]
         return made
 
     def _prompt(self, text: str, row: str) -> list[int]:

@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from engine_jobs.errors import UserError
 from engine_jobs.tensorrt_llm.repository_models.bls_request import (
-    FROM_ENGINE,
     engine_inputs,
     joined,
     preprocessing_inputs,
@@ -150,7 +149,7 @@ class Run:
         names = preprocessing_outputs(self.row)
         (prepared,) = _call("preprocessing", preprocessing_inputs(self.row), tuple(names))
         inputs = engine_inputs(self.row, prepared)
-        outputs = ("output_ids", "sequence_length", *(name for name in FROM_ENGINE if name in self.wanted))
+        outputs = ("output_ids", "sequence_length", *(self.wanted - {"text_output"}))
         if self.is_cancelled():
             raise Cancelled
         self.model.running.add(self)
