@@ -1,4 +1,4 @@
-"""What the artifact store asks of a bucket, whoever keeps it. S3 is in s3.py; another kind is one more class like it."""
+"""What the artifact store asks of a bucket, whoever keeps it: S3 in s3.py, GCS in gcs.py; another kind is one more class like these."""
 
 from pathlib import Path
 from typing import Protocol

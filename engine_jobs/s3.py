@@ -31,7 +31,7 @@ CREDENTIALS_HINT = (
 
 # Codes: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; a bare number where HEAD has no body.
 REFUSALS = {
-    "NoSuchBucket": "there is no such bucket. Make it with `python -m engine_jobs.bucket --bucket NAME`",
+    "NoSuchBucket": "there is no such bucket. Make it with `python -m engine_jobs.bucket --url s3://NAME`",
     "NoSuchKey": "there is no such object",
     "404": "there is no such bucket or object",
     "InvalidAccessKeyId": f"the server does not know this access key. {CREDENTIALS_HINT}",

@@ -41,12 +41,20 @@ class ArtifactStore:
 
     @staticmethod
     def from_url(url: str, endpoint: str | None = None) -> "ArtifactStore":
-        """A store at s3://BUCKET/PREFIX. `endpoint` beats AWS_ENDPOINT_URL_S3. Raises UserError for other URLs."""
+        """A store at s3://BUCKET/PREFIX or gs://BUCKET/PREFIX. `endpoint` beats AWS_ENDPOINT_URL_S3 and STORAGE_EMULATOR_HOST.
+
+        Raises UserError for other URLs, and where there are no credentials to begin with.
+        """
         scheme, bucket, prefix, query, fragment = urlsplit(url)
+        if scheme not in ("s3", "gs") or not bucket or query or fragment:
+            raise UserError(
+                f"{url!r} is not an artifact store's URL. Write it as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX."
+            )
+        # The clients of the two clouds take long to import, and no program needs both.
         if scheme == "gs":
-            raise UserError(f"{url}: gs:// is not supported yet. Use an s3:// URL.")
-        if scheme != "s3" or not bucket or query or fragment:
-            raise UserError(f"{url!r} is not an artifact store's URL. Write it as s3://BUCKET/PREFIX.")
+            from engine_jobs.gcs import GcsBucket
+
+            return ArtifactStore(GcsBucket(bucket, endpoint), prefix)
         from engine_jobs.s3 import S3Bucket
 
         return ArtifactStore(S3Bucket(bucket, endpoint), prefix)
@@ -71,6 +79,8 @@ class ArtifactStore:
 
         Raises UserError where the store can't be used, or another builder is uploading different bytes for this key.
         """
+        if not self._key(path):
+            raise UserError(f"{self.url()} is a whole bucket: give the artifact a folder of its own below it.")
         own = Manifest.of_folder(local_dir, key, inputs)
         if (there := self.manifest(path)) is not None:
             return self._other_publisher(path, own, there, report)
@@ -104,8 +114,8 @@ class ArtifactStore:
                 report(f"{dest} holds {self.url(path)} already")
                 return manifest
             raise UserError(f"{dest} exists and is not {self.url(path)}: remove it or choose another folder.")
-        partial = dest.with_name(f"{dest.name}.partial-{manifest.digest[:12]}")
-        self._check_space(partial.parent, manifest)
+        partial = partial_of(dest, manifest)
+        self._check_space(partial, manifest)
         with full_disk_named(partial):
             _each(lambda file: self._download_file(path, file, partial), manifest.files)
             (partial / MANIFEST_NAME).write_text(manifest.to_json())
@@ -176,11 +186,20 @@ class ArtifactStore:
                 f"stays so, the object was changed: delete {self.url(path)} and let the Jobs build it anew."
             )
 
-    def _check_space(self, folder: Path, manifest: Manifest) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-        if free < manifest.size:
-            raise UserError(f"{folder} has {free} bytes free and the artifact has {manifest.size}. Make room.")
+    def _check_space(self, partial: Path, manifest: Manifest) -> None:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(partial.parent).free
+        there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+        if free < manifest.size - there:
+            raise UserError(
+                f"{partial.parent} has {free} bytes free, and {manifest.size - there} of {self.url()} are to come. "
+                "Make room, or give the model a larger disk, and run this again."
+            )
+
+
+def partial_of(dest: Path, manifest: Manifest) -> Path:
+    """Where a download to `dest` is until it is complete: beside it, and another for other bytes."""
+    return dest.with_name(f"{dest.name}.partial-{manifest.digest[:12]}")
 
 
 def _each(work: Callable[[ManifestFile], None], files: Iterable[ManifestFile]) -> None:

@@ -15,8 +15,8 @@ def main(argv: Sequence[str]) -> None:
         usage="%(prog)s --artifact URL [--endpoint URL] -- COMMAND [ARGUMENT …]",
         description="Runs the command in its own place, unless the artifact is complete in the store.",
     )
-    parser.add_argument("--artifact", required=True, help="s3://BUCKET/PREFIX/…/KEY")
-    parser.add_argument("--endpoint", help="the S3 endpoint (default: AWS_ENDPOINT_URL_S3, or AWS's own)")
+    parser.add_argument("--artifact", required=True, help="s3://BUCKET/PREFIX/…/KEY or gs://…")
+    parser.add_argument("--endpoint", help="the store's endpoint (default: the environment's, or the cloud's own)")
     place = list(argv).index("--") if "--" in argv else len(argv)
     arguments, command = parser.parse_args(argv[:place]), list(argv[place + 1 :])
     if not command:

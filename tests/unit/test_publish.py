@@ -1,4 +1,4 @@
-"""`engine_jobs.publish` against a real S3 endpoint: killed, raced, refused, and never half done."""
+"""`engine_jobs.publish` against real S3 and GCS endpoints: killed, raced, refused, and never half done."""
 
 import json
 import os
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from engine_jobs import s3
+from engine_jobs import gcs, s3
+from engine_jobs.bucket import bucket_at
 from engine_jobs.errors import UserError
 from engine_jobs.object_bucket import BucketAbsentError
-from engine_jobs.s3 import S3Bucket
 from engine_jobs.store import ArtifactStore
+from tests.unit.gcs_endpoint import GcsEndpoint
 from tests.unit.s3_endpoint import S3Endpoint
+from tests.unit.store_endpoint import StoreEndpoint
 
 
 @pytest.fixture
@@ -28,18 +30,8 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def url(bucket: str) -> str:
-    return f"s3://{bucket}/artifacts/ft/tiny/0123"
-
-
-@pytest.fixture
-def in_process(s3_server: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The endpoint's settings for boto3 in this process."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in s3_server.environment().items():
-        if name.startswith("AWS_"):
-            monkeypatch.setenv(name, value)
+def url(store_server: StoreEndpoint, bucket: str) -> str:
+    return f"{store_server.scheme}://{bucket}/artifacts/ft/tiny/0123"
 
 
 def publishing(source: Path, url: str) -> tuple[str | Path, ...]:
@@ -56,17 +48,17 @@ def same_files(one: Path, other: Path) -> bool:
 
 class TestAPublishedArtifact:
     def test_comes_back_byte_for_byte(
-        self, s3_server: S3Endpoint, source: Path, url: str, tmp_path: Path, in_process: None
+        self, store_server: StoreEndpoint, source: Path, url: str, tmp_path: Path, in_process: None
     ) -> None:
-        code, output = s3_server.run("publish", *publishing(source, url))
+        code, output = store_server.run("publish", *publishing(source, url))
         assert (code, output.splitlines()[-1]) == (0, f"published {url}: 13 files, 2400026 bytes")
         manifest = ArtifactStore.from_url(url).download("", tmp_path / "copy")
         assert (manifest.key, manifest.inputs) == ("0123" * 16, {"model": "tiny"})
         assert same_files(source, tmp_path / "copy")
 
-    def test_is_left_alone_by_a_second_run(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
-        s3_server.run("publish", *publishing(source, url))
-        code, output = s3_server.run("publish", *publishing(source, url))
+    def test_is_left_alone_by_a_second_run(self, store_server: StoreEndpoint, source: Path, url: str) -> None:
+        store_server.run("publish", *publishing(source, url))
+        code, output = store_server.run("publish", *publishing(source, url))
         assert code == 0
         assert "was published already" in output
         assert "uploaded" not in output
@@ -75,6 +67,7 @@ class TestAPublishedArtifact:
         self, source: Path, url: str, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(s3, "SINGLE_PUT_LIMIT", 1_000_000)
+        monkeypatch.setattr(gcs, "CHUNK", 2**20)
         (source / "large.bin").write_bytes(os.urandom(20_000_000))
         store = ArtifactStore.from_url(url)
         store.publish(source, "", "0123" * 16, {})
@@ -84,37 +77,38 @@ class TestAPublishedArtifact:
 
 class TestTwoPublishersOfOneKey:
     def test_as_processes_both_succeed_and_one_of_them_made_it(
-        self, s3_server: S3Endpoint, source: Path, url: str, tmp_path: Path, in_process: None
+        self, store_server: StoreEndpoint, source: Path, url: str, tmp_path: Path, in_process: None
     ) -> None:
-        processes = [s3_server.start("publish", publishing(source, url)) for _ in range(3)]
+        processes = [store_server.start("publish", publishing(source, url)) for _ in range(3)]
         outputs = [process.communicate(timeout=120)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0, 0], outputs
         assert sum(f"published {url}" in output for output in outputs) == 1
         ArtifactStore.from_url(url).download("", tmp_path / "copy")
         assert same_files(source, tmp_path / "copy")
 
-    def test_are_told_apart_by_the_server(self, bucket: str, in_process: None) -> None:
+    def test_are_told_apart_by_the_server(self, store_server: StoreEndpoint, bucket: str, in_process: None) -> None:
         writers = 8
         start = threading.Barrier(writers)
+        place = f"{store_server.scheme}://{bucket}"
 
         def write(number: int) -> bool:
-            mine = S3Bucket(bucket)
+            mine = bucket_at(place, None, None)
             start.wait(10)
             return mine.write_if_absent("contested", b"%d" % number)
 
         with ThreadPoolExecutor(writers) as pool:
             made = list(pool.map(write, range(writers)))
         assert made.count(True) == 1
-        assert S3Bucket(bucket).read("contested") == b"%d" % made.index(True)
+        assert bucket_at(place, None, None).read("contested") == b"%d" % made.index(True)
 
 
 class TestAKilledPublisher:
     def test_leaves_no_artifact_and_the_next_goes_on(
-        self, s3_server: S3Endpoint, source: Path, url: str, tmp_path: Path, in_process: None
+        self, store_server: StoreEndpoint, source: Path, url: str, tmp_path: Path, in_process: None
     ) -> None:
         for number in range(60):
             (source / f"more{number:02}.bin").write_bytes(os.urandom(500_000))
-        process = s3_server.start("publish", publishing(source, url))
+        process = store_server.start("publish", publishing(source, url))
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("more"):
@@ -124,7 +118,7 @@ class TestAKilledPublisher:
         store = ArtifactStore.from_url(url)
         assert not store.is_complete()
 
-        code, output = s3_server.run("publish", *publishing(source, url))
+        code, output = store_server.run("publish", *publishing(source, url))
         assert code == 0
         assert "there already" in output
         assert store.is_complete()
@@ -132,53 +126,69 @@ class TestAKilledPublisher:
         assert same_files(source, tmp_path / "copy")
 
 
+def fails(server: StoreEndpoint, source: Path, url: str, **changes: str) -> str:
+    """The one line that the program says."""
+    code, output = server.run("publish", *publishing(source, url), **changes)
+    assert code == 1
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1, output
+    return output
+
+
 class TestAStoreThatCantBeUsedIsNamed:
-    def fails(self, s3_server: S3Endpoint, source: Path, url: str, **changes: str) -> str:
-        code, output = s3_server.run("publish", *publishing(source, url), **changes)
-        assert code == 1
-        assert output.startswith("error: ")
-        assert output.count("\n") == 1, output
-        assert s3_server.secret_key not in output
-        return output
+    def test_with_no_such_bucket(self, store_server: StoreEndpoint, source: Path) -> None:
+        output = fails(store_server, source, f"{store_server.scheme}://absent-bucket/k")
+        absent = f"{store_server.scheme}://absent-bucket"
+        assert f"{absent}/k/manifest.json at {store_server.url}: there is no such bucket" in output
+        assert f"python -m engine_jobs.bucket --url {store_server.scheme}://" in output
 
-    def test_with_no_such_bucket(self, s3_server: S3Endpoint, source: Path) -> None:
-        output = self.fails(s3_server, source, "s3://absent-bucket/k")
-        assert f"s3://absent-bucket/k/manifest.json at {s3_server.url}: there is no such bucket" in output
-        assert "python -m engine_jobs.bucket --bucket" in output
-
-    def test_with_a_wrong_secret(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
-        output = self.fails(s3_server, source, url, AWS_SECRET_ACCESS_KEY="wrong")
-        assert "the secret key is wrong for this access key" in output
-        assert "AWS_SHARED_CREDENTIALS_FILE" in output
-
-    def test_with_an_unknown_key(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
-        output = self.fails(s3_server, source, url, AWS_ACCESS_KEY_ID="NOBODY")
-        assert "the server does not know this access key" in output
-
-    def test_without_credentials(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
-        output = self.fails(s3_server, source, url, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
-        assert "no usable credentials" in output
-
-    def test_when_nobody_listens(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
-        output = self.fails(s3_server, source, url, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
+    def test_when_nobody_listens(self, store_server: StoreEndpoint, source: Path, url: str) -> None:
+        (variable,) = {"AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST"} & store_server.variables.keys()
+        output = fails(store_server, source, url, **{variable: "http://127.0.0.1:1"})
         assert "at http://127.0.0.1:1: the endpoint can't be reached" in output
-        assert "AWS_ENDPOINT_URL_S3" in output
+        assert variable in output
 
-    def test_with_an_address_that_is_none(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
-        assert "nonsense" in self.fails(s3_server, source, url, AWS_ENDPOINT_URL_S3="nonsense")
+    def test_with_an_address_that_is_none(self, store_server: StoreEndpoint, source: Path, url: str) -> None:
+        (variable,) = {"AWS_ENDPOINT_URL_S3", "STORAGE_EMULATOR_HOST"} & store_server.variables.keys()
+        assert "nonsense" in fails(store_server, source, url, **{variable: "nonsense"})
 
-    def test_to_the_preview_as_an_absent_bucket(self, in_process: None, s3_server: S3Endpoint) -> None:
+    def test_to_the_preview_as_an_absent_bucket(self, store_server: StoreEndpoint, in_process: None) -> None:
         with pytest.raises(BucketAbsentError):
-            ArtifactStore.from_url("s3://absent-bucket/k").is_complete()
+            ArtifactStore.from_url(f"{store_server.scheme}://absent-bucket/k").is_complete()
+
+
+class TestCredentialsThatWontDoAreNamed:
+    URL = "s3://bucket/k"
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "the secret key is wrong for this access key"),
+            ({"AWS_ACCESS_KEY_ID": "NOBODY"}, "the server does not know this access key"),
+            ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no usable credentials"),
+        ],
+    )
+    def test_of_s3(self, s3_server: S3Endpoint, source: Path, changes: dict[str, str], message: str) -> None:
+        output = fails(s3_server, source, self.URL, **changes)
+        assert message in output
+        assert "AWS_SHARED_CREDENTIALS_FILE" in output
+        assert s3_server.secret_key not in output
+
+    @pytest.mark.parametrize("key_file", ["", "/absent.json"])
+    def test_of_google(self, gcs_server: GcsEndpoint, source: Path, tmp_path: Path, key_file: str) -> None:
+        nothing = {"STORAGE_EMULATOR_HOST": "", "HOME": str(tmp_path), "NO_GCE_CHECK": "true"}
+        output = fails(gcs_server, source, "gs://bucket/k", GOOGLE_APPLICATION_CREDENTIALS=key_file, **nothing)
+        assert "gs://bucket/ at https://storage.googleapis.com: no usable credentials" in output
+        assert "gcloud auth application-default login" in output
 
 
 class TestDamageInTheStore:
     def test_is_found_when_downloading(
-        self, s3_server: S3Endpoint, bucket: str, source: Path, url: str, tmp_path: Path, in_process: None
+        self, store_server: StoreEndpoint, bucket: str, source: Path, url: str, tmp_path: Path, in_process: None
     ) -> None:
         store = ArtifactStore.from_url(url)
         store.publish(source, "", "0123" * 16, {})
-        stored = s3_server.folder / bucket / "artifacts/ft/tiny/0123/fastertransformer/1/model.3.bin"
+        stored = store_server.folder / bucket / "artifacts/ft/tiny/0123/fastertransformer/1/model.3.bin"
         content = bytearray(stored.read_bytes())
         content[1000] ^= 1
         with stored.open("r+b") as stream:
@@ -188,19 +198,79 @@ class TestDamageInTheStore:
         assert not (tmp_path / "copy").exists()
 
 
+class TestTheWorkFolder:
+    """`--remove-work`: the folder on the work volume that the artifact was made in."""
+
+    KEY = "0123456789abcdef" * 4
+
+    @pytest.fixture
+    def work(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "work" / self.KEY[:16]
+        (folder / "repository").mkdir(parents=True)
+        (folder / "repository" / "model.bin").write_bytes(b"weights")
+        (folder / "checkpoint").mkdir()
+        (folder / "checkpoint" / "model.safetensors").write_bytes(b"weights")
+        return folder
+
+    def publishing(self, work: Path, source: Path, url: str) -> tuple[str | Path, ...]:
+        return ("--source-dir", source, "--artifact", url, "--key", self.KEY, "--remove-work", work)
+
+    def test_goes_once_the_artifact_is_there(
+        self, store_server: StoreEndpoint, url: str, work: Path, in_process: None
+    ) -> None:
+        code, output = store_server.run("publish", *self.publishing(work, work / "repository", url))
+        assert (code, output.splitlines()[-1]) == (0, f"removed {work}: the artifact is in the store")
+        assert list(work.parent.iterdir()) == []
+        assert ArtifactStore.from_url(url).is_complete()
+
+    def test_is_not_needed_by_the_next_call(self, s3_server: S3Endpoint, work: Path) -> None:
+        url = "s3://work-folder/k"
+        s3_server.run("bucket", "--url", "s3://work-folder")
+        arguments = self.publishing(work, work / "repository", url)
+        assert s3_server.run("publish", *arguments)[0] == 0
+        code, output = s3_server.run("publish", *arguments)
+        assert (code, output) == (0, f"{url} was published already, and {work / 'repository'} removed\n")
+
+    def test_stays_while_there_is_no_artifact(self, s3_server: S3Endpoint, work: Path) -> None:
+        code, _ = s3_server.run("publish", *self.publishing(work, work / "repository", "s3://absent-bucket/k"))
+        assert code == 1
+        assert (work / "repository" / "model.bin").read_bytes() == b"weights"
+
+    def test_that_never_was_is_no_success(self, s3_server: S3Endpoint, work: Path) -> None:
+        s3_server.run("bucket", "--url", "s3://never-was")
+        code, output = s3_server.run("publish", *self.publishing(work, work / "absent", "s3://never-was/k"))
+        assert (code, "there is no such folder" in output) == (1, True)
+
+    def test_must_be_the_artifacts_own(self, s3_server: S3Endpoint, work: Path, tmp_path: Path) -> None:
+        other = tmp_path / "elsewhere" / self.KEY[:16]
+        other.mkdir(parents=True)
+        link = tmp_path / "linked" / self.KEY[:16]
+        link.parent.mkdir()
+        link.symlink_to(work)
+        for folder, message in (
+            (work.parent, "must be named by the key's first 16 digits"),
+            (other, "repository is not in it"),
+            (link, "a link, or a disk of its own, is not removed"),
+        ):
+            code, output = s3_server.run("publish", *self.publishing(folder, work / "repository", "s3://bucket/k"))
+            assert (code, message in output) == (1, True), output
+            assert (work / "repository" / "model.bin").exists()
+            assert other.exists()
+
+
 class TestArguments:
-    def test_inputs_must_be_a_json_object(self, s3_server: S3Endpoint, source: Path, url: str) -> None:
+    def test_inputs_must_be_a_json_object(self, store_server: StoreEndpoint, source: Path, url: str) -> None:
         for text, message in (("{", "--inputs is not JSON"), ("[1]", "--inputs must be a JSON object")):
-            code, output = s3_server.run(
+            code, output = store_server.run(
                 "publish", "--source-dir", source, "--artifact", url, "--key", "k", "--inputs", text
             )
             assert (code, output.startswith(f"error: {message}")) == (1, True)
 
-    def test_source_must_be_there(self, s3_server: S3Endpoint, url: str, tmp_path: Path) -> None:
-        code, output = s3_server.run("publish", *publishing(tmp_path / "absent", url))
+    def test_source_must_be_there(self, store_server: StoreEndpoint, url: str, tmp_path: Path) -> None:
+        code, output = store_server.run("publish", *publishing(tmp_path / "absent", url))
         assert (code, "absent: there is no such folder" in output) == (1, True)
 
-    def test_inputs_reach_the_manifest(self, s3_server: S3Endpoint, bucket: str, source: Path, url: str) -> None:
-        s3_server.run("publish", *publishing(source, url))
-        manifest = json.loads((s3_server.folder / bucket / "artifacts/ft/tiny/0123/manifest.json").read_text())
+    def test_inputs_reach_the_manifest(self, store_server: StoreEndpoint, bucket: str, source: Path, url: str) -> None:
+        store_server.run("publish", *publishing(source, url))
+        manifest = json.loads((store_server.folder / bucket / "artifacts/ft/tiny/0123/manifest.json").read_text())
         assert (manifest["schema"], manifest["inputs"]) == (1, {"model": "tiny"})

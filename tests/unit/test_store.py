@@ -1,5 +1,6 @@
 """An artifact is complete or absent, whoever builds it and wherever a builder dies."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from engine_jobs.errors import UserError
 from engine_jobs.manifest import MANIFEST_NAME
-from engine_jobs.store import ArtifactStore, Published
+from engine_jobs.store import ArtifactStore, Published, partial_of
 from tests.unit.memory_bucket import MemoryBucket
 
 PATH = "ft/tiny/0123"
@@ -120,6 +121,12 @@ class TestPublishing:
         with pytest.raises(UserError, match=r"1/weights\.bin has 6 bytes after the upload, and should have 7"):
             store.publish(folder, PATH, KEY, {})
         assert not store.is_complete(PATH)
+
+    def test_never_takes_a_whole_bucket(self, bucket: MemoryBucket, folder: Path) -> None:
+        bucket.objects["another/artifact"] = b"x"
+        with pytest.raises(UserError, match=r"memory://bucket/ is a whole bucket"):
+            ArtifactStore(bucket).publish(folder, "", KEY, {})
+        assert list(bucket.objects) == ["another/artifact"]
 
     def test_of_an_empty_folder_is_an_error(self, store: ArtifactStore, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="nothing to publish"):
@@ -260,6 +267,17 @@ class TestDownloading:
         store.download(PATH, tmp_path / "copy")
         assert fetched == [f"artifacts/{PATH}/config.pbtxt"]
 
+    def test_counts_what_is_there_already_as_room(
+        self, store: ArtifactStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        manifest = store.publish(folder, PATH, KEY, {}).manifest
+        full = os.statvfs_result((4096, 4096, 100, 0, 0, 1, 1, 1, 0, 255))
+        monkeypatch.setattr(os, "statvfs", lambda path: full)
+        with pytest.raises(UserError, match=r"has 0 bytes free, and 11 of memory:.* are to come"):
+            store.download(PATH, tmp_path / "copy")
+        write_folder(partial_of(tmp_path / "copy", manifest), **{"1/weights.bin": b"weights", "config.pbtxt": b"name"})
+        store.download(PATH, tmp_path / "copy")
+
     def test_never_replaces_another_folder(self, store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
         store.publish(folder, PATH, KEY, {})
         with pytest.raises(UserError, match=f"{folder} exists and is not memory:"):
@@ -267,11 +285,14 @@ class TestDownloading:
 
 
 class TestTheUrl:
-    def test_of_google_storage_is_named_as_not_supported(self) -> None:
-        with pytest.raises(UserError, match="gs:// is not supported yet"):
-            ArtifactStore.from_url("gs://bucket/prefix")
+    @pytest.mark.parametrize("url", ["s3://bucket/prefix", "gs://bucket/prefix"])
+    def test_may_be_of_either_cloud(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+        assert ArtifactStore.from_url(url).url("ft/k") == f"{url}/ft/k"
 
-    @pytest.mark.parametrize("url", ["bucket/prefix", "s3:///prefix", "http://host/bucket", "s3://bucket/prefix?x=1"])
+    @pytest.mark.parametrize(
+        "url", ["bucket/prefix", "s3:///prefix", "gs:///prefix", "http://host/bucket", "s3://bucket/prefix?x=1"]
+    )
     def test_must_be_one_of_a_bucket(self, url: str) -> None:
         with pytest.raises(UserError, match="is not an artifact store's URL"):
             ArtifactStore.from_url(url)
