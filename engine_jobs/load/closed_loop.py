@@ -104,7 +104,8 @@ async def keep_asking(
     try:
         await _next(watch, measurement)
         cores, began = time.process_time(), time.perf_counter()
-        least = max(measurement.min_requests, len(clients))
+        # Whole waves: where all answers come at once, a window that ended within a wave would count one too many or too few.
+        least = math.ceil(measurement.min_requests / len(clients)) * len(clients)
         while len(windows) < measurement.max_windows:
             watch.begin(measurement.window_s, least)
             windows.append(await _next(watch, measurement))

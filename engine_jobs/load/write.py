@@ -9,7 +9,7 @@ from pathlib import Path
 from engine_jobs.durable import complete, full_disk_named
 from engine_jobs.errors import UserError
 from engine_jobs.load.results import SweepResult, TuneResult
-from engine_jobs.load.spec import from_json, to_json
+from engine_jobs.load.spec import from_json
 from engine_jobs.smoke_test.decode import encode
 
 FORMATS = {SweepResult.format: SweepResult, TuneResult.format: TuneResult}
@@ -38,7 +38,7 @@ def results_json(result: SweepResult | TuneResult) -> str:
 
 def results_line(result: SweepResult | TuneResult) -> str:
     """The same as one line, for a log."""
-    return to_json(result)
+    return json.dumps(encode(result), separators=(",", ":"))
 
 
 def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
