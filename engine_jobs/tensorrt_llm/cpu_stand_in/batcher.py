@@ -6,7 +6,7 @@ context is on. A request waits until its tokens fit into the paged KV cache, and
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engine_jobs.errors import UserError
 from engine_jobs.tensorrt_llm.cpu_stand_in.engine import Limits
@@ -40,14 +40,16 @@ class Capacity:
                 f"for longer ones (max_input_len {limits.max_input_len}, max_seq_len {limits.max_seq_len}, max_num_tokens "
                 f"{limits.max_num_tokens}{'' if self.chunked_context else ' without chunked context'})."
             )
-        if not 1 <= request.beams <= self.max_beam_width:
+        if request.beams < 1:
+            raise UserError(f"beam_width is {request.beams}; ask for 1 or more.")
+        widest = min(self.max_beam_width, limits.max_num_tokens)
+        if request.beams > widest:
             raise UserError(
-                f"Requested beam width {request.beams} is larger than configured max beam width {self.max_beam_width} (the "
-                f"engine was built for {limits.max_beam_width}, and max_beam_width in tensorrt_llm's config.pbtxt may lower it)."
-                if request.beams > 1
-                else f"beam_width is {request.beams}; ask for 1 or more."
+                f"Requested beam width {request.beams} is larger than configured max beam width {widest} (the engine was "
+                f"built for {limits.max_beam_width}, and max_beam_width in tensorrt_llm's config.pbtxt is "
+                f"{self.max_beam_width})."
             )
-        fitting = Request(**{**vars(request), "max_tokens": min(request.max_tokens, limits.max_seq_len - prompt)})
+        fitting = replace(request, max_tokens=min(request.max_tokens, limits.max_seq_len - prompt))
         if self.kv_cache_tokens is not None and self.needs(fitting) > self.kv_cache_tokens:
             raise UserError(
                 f"prompt and answer may take {self.needs(fitting)} tokens of KV cache, and the server has "
@@ -66,7 +68,7 @@ class Job:
 
     generation: Generation
     cancelled: Callable[[], bool]
-    changed: Callable[[Generation], None]
+    changed: Callable[[], None]
     failed: Callable[[Exception], None]
 
 
@@ -100,7 +102,7 @@ class Batcher:
         hidden = iter(self._model.forward([piece for _, pieces in planned for piece in pieces]))
         for job, pieces in planned:
             job.generation.accept([next(hidden) for _ in pieces])
-            job.changed(job.generation)
+            job.changed()
         self._running = [job for job in self._running if not job.generation.done]
 
     def fail_all(self, error: Exception) -> None:

@@ -30,6 +30,7 @@ DONE = {
     "model_dir", "output_dir", "dtype", "tp_size", "pp_size", "workers", "load_by_shard", "load_model_on_cpu", "log_level",
     "save_config_only",
 }  # fmt: skip
+NEUTRAL_AT_ONE = {"cp_size", "moe_tp_size", "moe_ep_size"}
 WITHOUT_EFFECT = {
     "vocab_size", "n_positions", "n_layer", "n_head", "n_kv_head", "n_embd", "inter_size", "multiple_of", "ffn_dim_multiplier",
     "rms_norm_eps", "hidden_act", "rotary_base", "calib_dataset", "calib_size", "calib_max_seq_length", "group_size",
@@ -95,7 +96,7 @@ def convert(model_dir: Path, output_dir: Path, dtype: str, mapping: Mapping2D, *
 def main(argv: Sequence[str]) -> None:
     parser = command_parser("convert_checkpoint.py", "convert", "a Hugging Face Llama to a TensorRT-LLM checkpoint.")
     flags = vars(parser.parse_args(argv))
-    _refuse_undone(given(flags))
+    _refuse_undone({name for name in given(flags) if not (name in NEUTRAL_AT_ONE and flags[name] in (1, -1))})
     if flags["model_dir"] is None:
         parser.error("--model_dir is needed: the folder of a Hugging Face checkpoint")
     print_line(f"{STAND_IN} {stood_in_version()}: the same files as convert_checkpoint.py's, computed with numpy")
