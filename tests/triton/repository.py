@@ -52,6 +52,7 @@ def write_repository(
     skip: int,
     engine_dir: Path | None = None,
     accumulate: bool = False,
+    milliseconds: int = 0,
 ) -> Path:
     """preprocessing, postprocessing, tensorrt_llm (the parrot), tensorrt_llm_bls and the ensemble."""
     policy = f"model_transaction_policy {{ decoupled: {str(decoupled).lower()} }}"
@@ -83,7 +84,7 @@ def write_repository(
             _tensor("output", "output_ids", "INT32", "[-1, -1]"),
             _tensor("output", "sequence_length", "INT32", "[-1]"),
             _tensor("output", "cum_log_probs", "FP32", "[-1]"),
-            *_parameters(skip=str(skip)),
+            *_parameters(skip=str(skip), milliseconds=str(milliseconds)),
         ],
         "tensorrt_llm_bls": [
             'backend: "python"',

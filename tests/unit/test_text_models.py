@@ -11,7 +11,7 @@ import pytest
 
 from engine_jobs.errors import UserError
 from engine_jobs.image import REPOSITORY, Image, source_files
-from engine_jobs.tensorrt_llm.repository_models import MODELS, version_files
+from engine_jobs.tensorrt_llm.repository_models import FILES, version_files
 from engine_jobs.tensorrt_llm.repository_models.answers import Postprocessing
 from engine_jobs.tensorrt_llm.repository_models.bls_request import (
     engine_inputs,
@@ -45,7 +45,7 @@ def asked(*prompts: str, tokens: int = 5, **more: Any) -> dict[str, np.ndarray[A
     return {"QUERY": text(*prompts), "REQUEST_OUTPUT_LEN": np.full((len(prompts), 1), tokens, dtype=np.int32), **more}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", FILES)
 def test_a_model_takes_along_all_that_it_imports(model: str) -> None:
     module = f"engine_jobs.tensorrt_llm.repository_models.{model}.model"
     imported = set(source_files(Image(name="x", folder="x", modules=(module,))))
@@ -53,7 +53,7 @@ def test_a_model_takes_along_all_that_it_imports(model: str) -> None:
     assert set(version_files(model).values()) == (imported - own) | {version_files(model)["model.py"]}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", FILES)
 def test_no_two_models_share_a_module_that_needs_triton(model: str) -> None:
     for target, source in version_files(model).items():
         names = {

@@ -7,26 +7,29 @@ parameters are those of triton-inference-server/tensorrtllm_backend v0.17.0, all
 
 from typing import Final
 
-FOLDER: Final = "engine_jobs/tensorrt_llm/repository_models"
-
+_PACKAGE: Final = "tensorrt_llm/repository_models"
 _COMMON: Final = (
-    "engine_jobs/__init__.py",
-    "engine_jobs/errors.py",
-    "engine_jobs/tensorrt_llm/__init__.py",
-    f"{FOLDER}/__init__.py",
-    f"{FOLDER}/parameters.py",
+    "__init__.py",
+    "errors.py",
+    "tensorrt_llm/__init__.py",
+    f"{_PACKAGE}/__init__.py",
+    f"{_PACKAGE}/parameters.py",
 )
 
-_MODULES: Final = {
-    "preprocessing": ("engine_limits.py", "prompts.py", "tensors.py", "tokenizer.py"),
-    "postprocessing": ("answers.py", "tensors.py", "tokenizer.py"),
-    "tensorrt_llm_bls": ("bls_request.py", "tensors.py", "text_stream.py"),
-}
 
-MODELS: Final = tuple(_MODULES)
+def _files(*own: str) -> tuple[str, ...]:
+    return (*_COMMON, *(f"{_PACKAGE}/{name}" for name in own))
+
+
+FILES: Final = {
+    "preprocessing": _files("engine_limits.py", "prompts.py", "tensors.py", "tokenizer.py"),
+    "postprocessing": _files("answers.py", "tensors.py", "tokenizer.py"),
+    "tensorrt_llm_bls": _files("bls_request.py", "tensors.py", "text_stream.py"),
+}
+"""What each model's `model.py` imports, by its path under engine_jobs."""
 
 
 def version_files(model: str) -> dict[str, str]:
-    """What goes into the version folder of one of MODELS: the path there, and the file's path below the repository's root."""
-    files = (*_COMMON, *(f"{FOLDER}/{name}" for name in _MODULES[model]))
-    return {"model.py": f"{FOLDER}/{model}/model.py", **{file: file for file in files}}
+    """What goes into the version folder of one of FILES: the path there, and the file's path below the repository's root."""
+    modules = {f"engine_jobs/{file}": f"engine_jobs/{file}" for file in FILES[model]}
+    return {"model.py": f"engine_jobs/{_PACKAGE}/{model}/model.py", **modules}

@@ -1,5 +1,6 @@
-"""A `tensorrt_llm` for tests: says the prompt again, token by token, `min_length` milliseconds a token. A prompt's first token
-(the BOS where there is one) is left out. `stop` ends the running request of the same id, as in TensorRT-LLM's backend."""
+"""A `tensorrt_llm` for tests: says the prompt again, token by token, so many milliseconds a token (`min_length`, else the parameter).
+A prompt's first tokens (the BOS where there is one; parameter `skip`) are left out. `stop` ends the running request of the same id, as in
+TensorRT-LLM's backend."""
 
 import json
 import threading
@@ -15,6 +16,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         self.decoupled = pb_utils.using_decoupled_model_transaction_policy(config)
         self.skip = int(config["parameters"]["skip"]["string_value"])
+        self.milliseconds = int(config["parameters"]["milliseconds"]["string_value"])
         self.stopped: set[str] = set()
         self.threads: list[threading.Thread] = []
 
@@ -54,11 +56,11 @@ class TritonPythonModel:
             error = pb_utils.TritonError("repetition_penalty is below 0", pb_utils.TritonError.INVALID_ARG)
             sender.send(pb_utils.InferenceResponse(error=error), flags=final)
             return
-        delay = int(tensors.get("min_length", np.zeros(1)).reshape(-1)[0]) / 1000
+        delay = int(tensors.get("min_length", np.full(1, self.milliseconds)).reshape(-1)[0]) / 1000
         said = 0
         for token in ids:
             time.sleep(delay)
-            if request_id in self.stopped:
+            if request_id in self.stopped or sender.is_cancelled():
                 break
             said += 1
             if bool(tensors.get("streaming", np.zeros(1)).reshape(-1)[0]):
