@@ -89,6 +89,7 @@ class BuildChain:
             "publish",
             *("python", "-m", "engine_jobs.publish", "--source-dir", source_dir, "--artifact", self.url),
             *("--key", self.artifact.key, "--inputs", canonical_json(dict(self.artifact.inputs))),
+            *("--remove-work", self.work),
         )
         return self.job("publish", step, resources=self._without_gpus())
 

@@ -196,7 +196,8 @@ class Port:
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """A KServe ServingRuntime: the server's container and the model format it serves. `command` is the container's args: it
-    replaces the image's CMD, not its entrypoint. `shared_memory`: size of /dev/shm, a quantity."""
+    replaces the image's CMD, not its entrypoint. `ready_path` is asked at `ready_port`; None: the first of `ports`.
+    `shared_memory`: size of /dev/shm, a quantity."""
 
     name: str
     image: str
@@ -210,6 +211,7 @@ class Runtime:
     resources: Resources
     ready_path: str
     start_timeout_seconds: int
+    ready_port: int | None = None
     shared_memory: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 

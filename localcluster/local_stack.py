@@ -16,7 +16,7 @@ from localcluster.pulumi_lock import release_stale_lock
 
 STACK = "local"
 ALL = "all"
-TESTS = ("tests/unit", "tests/golden", "tests/engine", "tests/e2e")
+TESTS = ("tests/unit", "tests/golden", "tests/triton", "tests/engine", "tests/e2e")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ def runtime_name(runtime: Runtime) -> str:
 
 def serving_runtime_spec(runtime: Runtime) -> dict[str, Any]:
     """The spec of serving.kserve.io/v1alpha1 ServingRuntime (KServe docs: reference/crd-api)."""
-    probe = {"httpGet": {"path": runtime.ready_path, "port": runtime.ports[0].number}}
+    probe = {"httpGet": {"path": runtime.ready_path, "port": runtime.ready_port or runtime.ports[0].number}}
     container: dict[str, Any] = {
         "name": "kserve-container",
         "image": runtime.image,

@@ -48,7 +48,11 @@ SHARED = (
         files=("engine_jobs/images/jobs/requirements.lock",),
     ),
     _image("smoke-test", base="jobs", modules=("engine_jobs.smoke_test.__main__",)),
-    _image("torch", base="base", files=("engine_jobs/images/torch/requirements.lock",)),
+    _image(
+        "torch",
+        base="base",
+        files=("engine_jobs/images/torch/requirements.lock", "engine_jobs/images/torch/cuda_stand_ins.py"),
+    ),
     _image("triton-cpu", base="base", files=("engine_jobs/images/triton-cpu/requirements.lock",)),
     _image(
         "storage-initializer",
