@@ -17,7 +17,7 @@ from engine_jobs.errors import UserError, run
 from engine_jobs.store import ArtifactStore, partial_of
 
 REFUSALS = {
-    errno.EROFS: "the disk is mounted read-only. One node at a time can write to it: is it attached elsewhere, or the claim read-only?",
+    errno.EROFS: "the disk is mounted read-only. Let its claim be written to, by one node at a time",
     errno.EACCES: "this user may not write there. The disk's folder must belong to uid 1000 or be open to all (mode 1777)",
     errno.EIO: "the disk does not take what is written to it (I/O error)",
 }
@@ -35,6 +35,9 @@ def main(argv: Sequence[str]) -> None:
 
 def fill_disk(store: ArtifactStore, output: Path) -> None:
     """Makes `output` hold the artifact. Raises UserError where it can't; `output` is then as it was."""
+    if output.exists():  # also on a disk that is read-only by now
+        store.download("", output)
+        return
     with refusals_named(output), only_one(output):
         manifest = store.manifest()
         # What other bytes of this artifact left unfinished. Nobody else is at it: we hold the lock.

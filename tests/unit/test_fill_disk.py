@@ -64,11 +64,12 @@ class TestFilling:
         fill_disk(store, output)
         assert names(output.parent) == ["0123", "01234.partial-feedfeedfeed"]
 
-    def test_removes_it_though_the_artifact_is_there(self, store: ArtifactStore, output: Path) -> None:
+    def test_writes_nothing_where_the_artifact_is(
+        self, store: ArtifactStore, output: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         fill_disk(store, output)
-        output.with_name("0123.partial-feedfeedfeed").mkdir()
+        monkeypatch.setattr(program, "only_one", lambda output: pytest.fail("a read-only disk has no place for a lock"))
         fill_disk(store, output)
-        assert names(output.parent) == ["0123"]
 
 
 class TestAKilledFilling:

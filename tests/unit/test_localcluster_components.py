@@ -73,8 +73,9 @@ class TestSecretsStayPrivate:
             component.write_files()
             assert all(path.stat().st_mode & 0o777 == 0o600 for path in component.files), component.name
 
-    def test_the_work_volume_is_for_every_job(self, cluster: Cluster) -> None:
-        assert cluster.paths.work_volume.stat().st_mode & 0o7777 == 0o1777
+    def test_the_nodes_volumes_are_for_every_job(self, cluster: Cluster) -> None:
+        for volume in (cluster.paths.work_volume, cluster.paths.models_volume):
+            assert volume.stat().st_mode & 0o7777 == 0o1777, volume
 
 
 class TestPreparedTwice:
@@ -148,6 +149,33 @@ class TestNode:
             "32 30 0:28 / /stateful rw - tmpfs tmpfs rw\n"
         )
         assert mounts_below(Path("/state"), mountinfo) == [Path("/state/a/with space"), Path("/state/a")]
+
+
+class TestTheStores:
+    def test_pods_and_the_host_meet_the_gcs_endpoint_at_one_address(
+        self, cluster: Cluster, components: dict[str, Component]
+    ) -> None:
+        gcs = components["gcs"]
+        ((host, port),) = gcs.addresses
+        url = f"http://{host}:{port}"
+        assert url == "http://10.254.0.1:9001"
+        # The server sends clients on to an address of its own for uploads in parts and for listed objects.
+        assert {f"-external-url={url}", f"-public-host={host}:{port}"} < set(gcs.argv)
+        container = kserve.storage_container("localhost/initializer:1")["spec"]["container"]
+        assert container["env"] == [{"name": "STORAGE_EMULATOR_HOST", "value": url}]
+        assert variables(cluster.paths, [], {})["STORAGE_EMULATOR_HOST"] == url
+
+    def test_finished_artifacts_outlive_the_cluster(self, cluster: Cluster, components: dict[str, Component]) -> None:
+        assert str(cluster.paths.store) in components["s3"].argv
+        assert f"-filesystem-root={cluster.paths.gcs_store}" in components["gcs"].argv
+        for store in (cluster.paths.store, cluster.paths.gcs_store):
+            assert store.is_relative_to(cluster.paths.cache)
+        assert cluster.paths.store != cluster.paths.gcs_store
+
+    def test_the_gcs_endpoint_first_removes_what_a_killed_one_left(self, components: dict[str, Component]) -> None:
+        argv = components["gcs"].argv
+        folder = next(argument for argument in argv if argument.startswith("-filesystem-root=")).split("=")[1]
+        assert argv[1:5] == ("-m", "localcluster.gcs_endpoint", folder, str(TOOLS / "fake-gcs-server"))
 
 
 class TestNames:
