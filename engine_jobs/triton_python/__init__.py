@@ -1,0 +1,1 @@
+"""The recipe `triton-python`: Hugging Face causal language models in Triton's Python backend."""

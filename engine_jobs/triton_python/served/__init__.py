@@ -1,0 +1,1 @@
+"""What runs inside Triton: these modules travel with the model, not with an image."""
