@@ -35,6 +35,11 @@ class Image:
         """Its locked Python requirements, where it has such a file."""
         return f"{self.folder}/requirements.lock"
 
+    @property
+    def packages(self) -> str:
+        """The names of its Debian packages, one a line, where it has such a file."""
+        return f"{self.folder}/packages.txt"
+
 
 def source_files(image: Image, repository: Path = REPOSITORY) -> tuple[str, ...]:
     """All that is copied into the image, sorted, each path relative to the repository's root.

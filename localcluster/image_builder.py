@@ -1,6 +1,6 @@
 """Builds the project's images with buildah, without a daemon, a registry or a network, and loads them into containerd.
 
-What goes in is fetched before: Debian by debootstrap, wheels by pip, both kept in the cache. Each image is built from a
+What goes in is fetched before: Debian by debootstrap and apt, wheels by pip, all kept in the cache. Each image is built from a
 context that holds its declared sources and nothing else, so its content tag can't miss a file. buildah's storage is native
 overlay where the cache's file system allows it, plain copies otherwise. Layers are zstd at level 1: three times less to write
 than plain tar, and a third of gzip's time.
@@ -21,6 +21,7 @@ from engine_jobs.errors import UserError
 from engine_jobs.image import Image, source_files
 from engine_jobs.images import IMAGES, PREFIX, reference
 from localcluster.component import ToolPath
+from localcluster.deb_packages import ensure_debs
 from localcluster.debian_rootfs import ensure_rootfs
 from localcluster.go_build import find_go
 from localcluster.lock import exclusive
@@ -61,7 +62,9 @@ class ImageBuilder:
             ThreadPoolExecutor(2) as pool,
         ):
             wheels = pool.submit(ensure_wheels, self.paths.wheels, locks(names), self.report)
-            ensure_rootfs(self.paths.rootfs, self._debian_packages(), self.tool("debootstrap"), self.report)
+            self._rootfs()
+            for name in sorted(with_bases(names)):
+                self._debs(IMAGES[name])
             wheels.result()
 
     def build(self, names: Sequence[str]) -> dict[str, str]:
@@ -112,6 +115,8 @@ class ImageBuilder:
                 arguments += ["--build-arg", f"BASE={reference(image.base)}"]
                 arguments += ["--build-arg", "PIP_NO_INDEX=1", "--build-arg", "PIP_FIND_LINKS=/wheels"]
                 arguments += ["--volume", f"{self.paths.wheels}:/wheels:ro"]
+            if debs := self._debs(image):
+                arguments += ["--volume", f"{debs}:/debs:ro"]
             containerfile = context / image.containerfile
             self._buildah(driver, "build", *arguments, "--file", str(containerfile), str(context))
         compression = ("--compression-format", "zstd", "--compression-level", "1")
@@ -142,15 +147,22 @@ class ImageBuilder:
             # One time for all files, so that buildah's layer cache and the bytecode see contents only.
             os.utime(target, (STAGED_AT, STAGED_AT))
         if image.name == "base":
-            rootfs = ensure_rootfs(self.paths.rootfs, self._debian_packages(), self.tool("debootstrap"), self.report)
-            _link(rootfs, context / image.folder / "rootfs.tar")
+            _link(self._rootfs(), context / image.folder / "rootfs.tar")
         if image.name == "pause":
             _build_go(context / image.folder, image.programs[0])
         if image.name == "kserve-controller":
             _link(self.tool("kserve-controller"), context / image.folder / image.programs[0])
 
-    def _debian_packages(self) -> Path:
-        return REPOSITORY / "engine_jobs/images/base/packages.txt"
+    def _rootfs(self) -> Path:
+        packages = REPOSITORY / IMAGES["base"].packages
+        return ensure_rootfs(self.paths.rootfs, packages, self.tool("debootstrap"), self.report)
+
+    def _debs(self, image: Image) -> Path | None:
+        """The folder of the Debian packages that an image adds to its base, if it adds any."""
+        packages = REPOSITORY / image.packages
+        if image.base is None or not packages.exists():
+            return None
+        return ensure_debs(self.paths.debs, packages, self._rootfs(), self.report)
 
     def _storage_driver(self) -> str:
         """overlay if it works on the cache's file system (it does not on another overlay), else vfs, which copies."""

@@ -66,6 +66,10 @@ class Paths:
         return self.cache / "rootfs"
 
     @property
+    def debs(self) -> Path:
+        return self.cache / "debs"
+
+    @property
     def store(self) -> Path:
         """The S3 endpoint's data: finished artifacts outlive the cluster."""
         return self.cache / "store"
