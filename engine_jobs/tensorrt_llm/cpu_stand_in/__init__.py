@@ -10,6 +10,7 @@ _MODULES: Final = (
     "engine_jobs/errors.py",
     "engine_jobs/safetensors_header.py",
     "engine_jobs/tensorrt_llm/__init__.py",
+    "engine_jobs/tensorrt_llm/versions.py",
     "engine_jobs/tensorrt_llm/repository_models/__init__.py",
     "engine_jobs/tensorrt_llm/repository_models/parameters.py",
     *(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from engine_jobs.tensorrt_llm.flags import ON_OFF, Flag, Table, accepted
 
-VERSION_VARIABLE: Final = "TRTLLM_VERSION"
+VERSION_VARIABLE: Final = "TRTLLM_STAND_IN_VERSION"
 DEFAULT_VERSION: Final = "0.17.0"
 STAND_IN: Final = "llm-serving's CPU stand-in of TensorRT-LLM"
 

@@ -12,6 +12,7 @@ from engine_jobs.errors import UserError
 from engine_jobs.tensorrt_llm.cpu_stand_in.checkpoint import Config, mapping_of, read_json, whole_weights
 from engine_jobs.tensorrt_llm.cpu_stand_in.folders import CONFIG
 from engine_jobs.tensorrt_llm.cpu_stand_in.tensor_file import Floats, TensorFile, write_tensors
+from engine_jobs.tensorrt_llm.versions import same_version
 
 BUILDER = "llm-serving CPU stand-in (no TensorRT engine: weights for a numpy Llama)"
 
@@ -59,7 +60,7 @@ def read_engine(folder: Path, expected_version: str | None = None) -> Engine:
             f"{folder / CONFIG} has no {', '.join(missing)}: it is not an engine's, but perhaps a checkpoint's."
         )
     version = str(config["version"])
-    if expected_version and version != expected_version:
+    if expected_version and not same_version(version, expected_version):
         raise UserError(
             f"the engine in {folder} was built by TensorRT-LLM {version}, and this server has {expected_version}. Build it "
             "again with the image that matches the serving image."

@@ -43,7 +43,7 @@ class TritonPythonModel:
             self.decoupled = pb_utils.using_decoupled_model_transaction_policy(json.loads(args["model_config"]))
             self.server = Server(
                 self.options,
-                os.environ.get("TRTLLM_VERSION"),
+                os.environ.get("TRTLLM_STAND_IN_VERSION"),
                 lambda error: pb_utils.Logger.log_error(f"{name}: {type(error).__name__}: {error}"),
             )
         except UserError as error:

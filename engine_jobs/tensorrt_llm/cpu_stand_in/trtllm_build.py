@@ -6,6 +6,7 @@ takes the real command's flags (those of the version it stands in for; others ar
 build_config as the real one does, and packs each rank's weights into rank{N}.engine.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,8 @@ def main(argv: Sequence[str]) -> None:
     build(Path(flags["checkpoint_dir"]), Path(flags["output_dir"] or "engine_outputs"), flags)
 
 
-def build(checkpoint: Path, output: Path, flags: Mapping[str, Any]) -> Config:
-    """Writes the engine folder and returns its build_config. Raises UserError."""
+def build(checkpoint: Path, output: Path, flags: Mapping[str, Any], beside: Sequence[Path] = ()) -> Config:
+    """Writes the engine folder, with copies of the files `beside` it, and returns its build_config. Raises UserError."""
     version = stood_in_version()
     pretrained, ranks = read_ranks(checkpoint)
     config, notes = build_config(flags, pretrained, version)
@@ -143,6 +144,8 @@ def build(checkpoint: Path, output: Path, flags: Mapping[str, Any]) -> Config:
         pretrained["logits_dtype"] = flags["logits_dtype"]
     with written(output) as folder:
         write_engine(folder, version, pretrained, config, ranks)
+        for file in beside:
+            shutil.copyfile(file, folder / file.name)
     print_line(
         f"wrote {len(ranks)} engine(s) for batches of {config['max_batch_size']} and {config['max_seq_len']} tokens to {output}"
     )

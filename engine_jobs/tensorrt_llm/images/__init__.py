@@ -4,6 +4,7 @@ from engine_jobs.image import Image
 from engine_jobs.tensorrt_llm.versions import releases
 
 FOLDER = "engine_jobs/tensorrt_llm/images"
+STAND_IN = "engine_jobs.tensorrt_llm.cpu_stand_in"
 
 DATA = (
     *(f"engine_jobs/tensorrt_llm/data/{name}.toml" for name in ("flags", "releases")),
@@ -34,5 +35,18 @@ IMAGES = (
         base="jobs",
         modules=("engine_jobs.tensorrt_llm.check_engine", "engine_jobs.tensorrt_llm.repository"),
         files=("engine_jobs/tensorrt_llm/cpu_stand_in", "engine_jobs/tensorrt_llm/repository_models", *DATA),
+    ),
+    Image(
+        name="trtllm-cpu",
+        folder=f"{FOLDER}/trtllm-cpu",
+        base="triton-cpu",
+        modules=(
+            "engine_jobs.unless_complete",
+            *(f"{STAND_IN}.{program}" for program in ("convert_checkpoint", "trtllm_build", "triton_import")),
+        ),
+        files=(
+            f"{FOLDER}/trtllm-cpu/requirements.lock",
+            *("engine_jobs/tensorrt_llm/cpu_stand_in", "engine_jobs/tensorrt_llm/repository_models", *DATA),
+        ),
     ),
 )
