@@ -21,17 +21,19 @@ STAND_IN_NOTE: Final = "numpy on the CPU in place of TensorRT-LLM's backend"
 VARIABLE: Final = re.compile(r"\$\{(\w+)\}")
 
 
-def model_config_texts(serving: Mapping[str, FlagValue], version: str, backend: str) -> dict[str, str]:
+def model_config_texts(
+    serving: Mapping[str, FlagValue], version: str, backend: str, served_dir: str = SERVED_DIR
+) -> dict[str, str]:
     """config.pbtxt of each of MODELS, by the model's name. `serving`: template variables, which must have passed `flags.check`;
-    `version`: a described one; `backend`: TENSORRT_LLM or CPU_STAND_IN."""
+    `version`: a described one; `backend`: TENSORRT_LLM or CPU_STAND_IN; `served_dir`: the artifact's folder where Triton runs."""
     stand_in = backend == CPU_STAND_IN
     variables = filled_variables(
         serving,
         version,
         {
             "triton_backend": "python" if stand_in else TENSORRT_LLM,
-            "tokenizer_dir": f"{SERVED_DIR}/tokenizer",
-            "engine_dir": f"{SERVED_DIR}/engines",
+            "tokenizer_dir": f"{served_dir}/tokenizer",
+            "engine_dir": f"{served_dir}/engines",
         },
     )
     texts = {}

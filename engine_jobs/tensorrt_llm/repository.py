@@ -25,7 +25,7 @@ from engine_jobs.errors import UserError, run
 from engine_jobs.tensorrt_llm import cpu_stand_in, flags, repository_models
 from engine_jobs.tensorrt_llm.engine_folder import check_engine
 from engine_jobs.tensorrt_llm.flags import FlagValue
-from engine_jobs.tensorrt_llm.model_configs import CPU_STAND_IN, REPOSITORY, TENSORRT_LLM
+from engine_jobs.tensorrt_llm.model_configs import CPU_STAND_IN, REPOSITORY, SERVED_DIR, TENSORRT_LLM
 from engine_jobs.tensorrt_llm.repository_files import repository_files
 from engine_jobs.tensorrt_llm.versions import Release, pinned_release, releases
 
@@ -55,10 +55,11 @@ class Repository:
     serving: Mapping[str, FlagValue]
     tensor_parallel: int
     pipeline_parallel: int
+    served_dir: str
 
     def texts(self) -> dict[str, str]:
         world_size = self.tensor_parallel * self.pipeline_parallel
-        return repository_files(self.serving, self.release, self.backend, world_size)
+        return repository_files(self.serving, self.release, self.backend, world_size, self.served_dir)
 
     def sources(self) -> dict[str, Path]:
         """The file that each further file of the artifact is a copy of, by its path there. Raises UserError without a tokenizer."""
@@ -176,6 +177,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--serving", default="{}", metavar="JSON", help="template variables by name")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, metavar="N")
     parser.add_argument("--pipeline-parallel-size", type=int, default=1, metavar="N")
+    parser.add_argument(
+        "--served-dir", default=SERVED_DIR, metavar="DIR", help="the folder where Triton runs: %(default)s"
+    )
     arguments = parser.parse_args(argv)
     write(
         Repository(
@@ -187,6 +191,7 @@ def main(argv: Sequence[str]) -> None:
             serving=_serving(arguments.serving),
             tensor_parallel=arguments.tensor_parallel_size,
             pipeline_parallel=arguments.pipeline_parallel_size,
+            served_dir=arguments.served_dir,
         )
     )
 
