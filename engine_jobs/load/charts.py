@@ -11,6 +11,8 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 18, 14, 48
 CHARACTER = 6.6
 """About the width of a digit at the charts' 12 px."""
 LABEL_HEIGHT = 13
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 COLOURS = 8
 """How many series the style sheet tells apart."""
 
@@ -112,10 +114,27 @@ class _Plot:
     def bound(self) -> Iterable[str]:
         if self.chart.bound is None or self.chart.bound[0] > self.y_ticks[-1]:
             return
-        value, text = self.chart.bound
-        y = self.y(value)
+        y = self.y(self.chart.bound[0])
         yield f'<line class="bound" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text class="bound" x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end">{escape(text)}</text>'
+        x, base = self._bound_text()
+        yield f'<text class="bound" x="{x:.1f}" y="{base:.1f}">{escape(self.chart.bound[1])}</text>'
+
+    def _bound_text(self) -> tuple[float, float]:
+        """Where the bound's text is in nothing's way: at its line's right or left end, above or below it."""
+        assert self.chart.bound is not None
+        value, text = self.chart.bound
+        width, y = len(text) * (CHARACTER + 0.6), self.y(value)
+        places = [(x, base) for base in (y - 5, y + 14) for x in (WIDTH - RIGHT - width, LEFT + 6)]
+        free = [
+            (x, base)
+            for x, base in places
+            if base < HEIGHT - BOTTOM
+            and not any(_overlap((x, base - LABEL_HEIGHT + 3, x + width, base + 2), mark) for mark in self._marks())
+        ]
+        return (free or places)[0]
+
+    def _marks(self) -> list[Box]:
+        return [(self.x(p.x) - 5, self.y(p.y) - 5, self.x(p.x) + 5, self.y(p.y) + 5) for p in self._points()]
 
     def lines(self) -> Iterable[str]:
         for series in self.chart.series:
@@ -134,13 +153,17 @@ class _Plot:
 
     def labels(self) -> Iterable[str]:
         """Each label at the first place around its mark that is free of marks, lines and other labels; none where no place is."""
-        taken = [(self.x(p.x) - 5, self.y(p.y) - 5, self.x(p.x) + 5, self.y(p.y) + 5) for p in self._points()]
+        taken = self._marks()
         lines = [
             (self.x(one.x), self.y(one.y), self.x(other.x), self.y(other.y))
             for series in self.chart.series
             if series.line
             for one, other in zip(series.points, series.points[1:], strict=False)
         ]
+        if self.chart.bound and self.chart.bound[0] <= self.y_ticks[-1]:
+            x, base = self._bound_text()
+            taken.append((x, base - LABEL_HEIGHT + 3, x + len(self.chart.bound[1]) * CHARACTER, base + 2))
+            lines.append((LEFT, self.y(self.chart.bound[0]), WIDTH - RIGHT, self.y(self.chart.bound[0])))
         for point in self._points():
             if not point.label:
                 continue
@@ -170,11 +193,11 @@ class _Plot:
         return [point for series in self.chart.series for point in series.points]
 
 
-def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _cross(box: tuple[float, float, float, float], line: tuple[float, float, float, float]) -> bool:
+def _cross(box: Box, line: Box) -> bool:
     """Whether a line from (x, y) to (x, y) comes through the box: looked for every two units along it."""
     x, y, to_x, to_y = line
     steps = max(1, math.ceil(math.hypot(to_x - x, to_y - y) / 2))

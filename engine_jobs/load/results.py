@@ -111,12 +111,12 @@ class SweepResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A candidate's measurements; `error` where it could not be loaded or gave no answers. `name` is as Model Analyzer names
-    configurations."""
+    """A candidate's measurements; `error` where it could not be loaded or gave no answers. `name` and `instances` (of all groups,
+    with their kind, such as 3:GPU) are as in Model Analyzer's table."""
 
     name: str
     candidate: Candidate
-    instance_kind: str
+    instances: str
     levels: tuple[Level, ...] = ()
     error: str | None = None
 

@@ -16,6 +16,20 @@ from engine_jobs.smoke_test.spec import GrpcProbe, HttpProbe, InferenceServiceTa
 T = TypeVar("T")
 
 
+def _positive(value: float, what: str) -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"{what} must be above 0 and finite, got {value}")
+
+
+def _levels(concurrency: tuple[int, ...]) -> None:
+    if not concurrency or min(concurrency) < 1 or sorted(set(concurrency)) != list(concurrency):
+        raise UserError(f"concurrency must be rising numbers of 1 or more, such as 1,2,4, got {_shown(concurrency)}")
+
+
+def _shown(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values)) or "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """One request, asked again and again: a smoke test's probe, and where it goes.
@@ -134,6 +148,10 @@ OFF = -1
 """The queue delay that stands for no dynamic batching."""
 
 
+TUNE_MEASUREMENT = Measurement(window_s=2.0, warm_up_s=1.0, max_windows=6)
+"""Shorter than a sweep's: there are many, and the best may be swept afterwards."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuneSpec:
     """A search over the product of `instances`, `max_batch_sizes` and `queue_delays_us` (OFF among them) for the highest throughput
@@ -148,7 +166,7 @@ class TuneSpec:
     max_batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16)
     queue_delays_us: tuple[int, ...] = (OFF, 0, 1000, 5000)
     concurrency: tuple[int, ...] = (1, 4, 16)
-    measurement: Measurement = field(default_factory=lambda: Measurement(window_s=2.0, warm_up_s=1.0, max_windows=6))
+    measurement: Measurement = TUNE_MEASUREMENT
     load_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
@@ -174,17 +192,3 @@ def from_json(cls: type[T], text: str, source: str) -> T:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{source}: not JSON: {error}") from None
     return decode(cls, document, source)
-
-
-def _positive(value: float, what: str) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"{what} must be above 0 and finite, got {value}")
-
-
-def _levels(concurrency: tuple[int, ...]) -> None:
-    if not concurrency or min(concurrency) < 1 or sorted(set(concurrency)) != list(concurrency):
-        raise UserError(f"concurrency must be rising numbers of 1 or more, such as 1,2,4, got {_shown(concurrency)}")
-
-
-def _shown(values: tuple[int, ...]) -> str:
-    return ",".join(map(str, values)) or "none"

@@ -110,16 +110,23 @@ def line_of(level: Level) -> str:
 
 def warnings_of(level: Level) -> list[str]:
     """What keeps a level's numbers from being taken as they are."""
+    warnings = failures_of(level)
     at = f"concurrency {level.concurrency}"
-    warnings = []
-    if level.errors:
-        total = level.requests + level.errors
-        warnings.append(f"{at}: {level.errors} of {total} requests failed: {_errors(level)}")
     if not level.stable and level.requests:
         warnings.append(
             f"{at}: not stable after {level.windows} windows; its numbers are of the last {WINDOWS}. "
             "Longer windows (--window) or more of them (--max-windows) may help"
         )
+    return warnings
+
+
+def failures_of(level: Level) -> list[str]:
+    """What is wrong with a level, but for being unsteady."""
+    at = f"concurrency {level.concurrency}"
+    warnings = []
+    if level.errors:
+        total = level.requests + level.errors
+        warnings.append(f"{at}: {level.errors} of {total} requests failed: {_errors(level)}")
     if level.client_cores > BUSY_CLIENT:
         warnings.append(
             f"{at}: the client itself used {level.client_cores:.2f} of a core, so the server may be faster than this shows"

@@ -158,8 +158,10 @@ def _percentiles(levels: Sequence[Level], of: Callable[[Level], Distribution | N
 PARTS = ("avg", "p50", "p90", "p95", "p99", "max")
 
 
-def sweep_tables(levels: Sequence[Level]) -> list[str]:
-    """Every number of every level: throughput and latency, then the streams' times and the server's own, where there are any."""
+def sweep_tables(levels: Sequence[Level], marked: Level | None = None) -> list[str]:
+    """Every number of every level: throughput and latency, then the streams' times and the server's own, where there are any.
+    The row of the level `marked`, or else the one of the highest throughput, stands out."""
+    marked = marked or max(levels, key=lambda level: level.throughput)
     tokens = any(level.tokens_per_second is not None for level in levels)
     plain = ["requests/s", *(["tokens/s"] if tokens else [])]
     counts = ["requests", "errors", "stable", "windows", "client, cores"]
@@ -170,18 +172,20 @@ def sweep_tables(levels: Sequence[Level]) -> list[str]:
         cells += [page.cell(level.requests, "group"), page.cell(level.errors, "bad" if level.errors else "")]
         cells += [page.cell("yes" if level.stable else "no", "" if level.stable else "bad"), page.cell(level.windows)]
         rows.append([*cells, page.cell(level.client_cores)])
-    tables = [_table(levels, [("", plain), ("latency, ms", PARTS), ("measurement", counts)], rows)]
+    tables = [_table(levels, marked, [("", plain), ("latency, ms", PARTS), ("measurement", counts)], rows)]
     streams = [level.first_token or level.between_tokens for level in levels]
     if any(streams):
         groups = [("first token, ms", PARTS), ("between tokens, ms", PARTS)]
         tables.append(
-            _table(levels, groups, [_times(level.first_token) + _times(level.between_tokens) for level in levels])
+            _table(
+                levels, marked, groups, [_times(level.first_token) + _times(level.between_tokens) for level in levels]
+            )
         )
     if any(level.server for level in levels):
         names = ("queue", "compute_input", "compute_infer", "compute_output", "batch")
         own = [[page.cell(getattr(level.server, name, None)) for name in names] for level in levels]
         shown = ["queue", "input", "inference", "output", "requests in a batch"]
-        tables.append(_table(levels, [("on the server, average of a request in ms", shown)], own))
+        tables.append(_table(levels, marked, [("on the server, average of a request in ms", shown)], own))
     return tables
 
 
@@ -189,17 +193,18 @@ def _times(distribution: Distribution | None) -> list[str]:
     return [page.cell(getattr(distribution, part, None), "group" if part == "avg" else "") for part in PARTS]
 
 
-def _table(levels: Sequence[Level], groups: Sequence[tuple[str, Sequence[str]]], cells: Sequence[Sequence[str]]) -> str:
-    """A row for each level; the one with the highest throughput is marked."""
+def _table(
+    levels: Sequence[Level], marked: Level, groups: Sequence[tuple[str, Sequence[str]]], cells: Sequence[Sequence[str]]
+) -> str:
+    """A row for each level."""
     above = "".join(f'<th class="group" colspan="{len(names)}">{title}</th>' for title, names in groups)
     below = "".join(
         f'<th class="group">{name}</th>' if index == 0 else f"<th>{name}</th>"
         for _, names in groups
         for index, name in enumerate(names)
     )
-    best = max(levels, key=lambda level: level.throughput)
     rows = [
-        f"<tr{' class=best' if level is best else ''}><th>{level.concurrency}</th>{''.join(row)}</tr>"
+        f"<tr{' class=best' if level is marked else ''}><th>{level.concurrency}</th>{''.join(row)}</tr>"
         for level, row in zip(levels, cells, strict=True)
     ]
     return page.table(f"<tr><th></th>{above}</tr><tr><th>concurrency</th>{below}</tr>", rows)
