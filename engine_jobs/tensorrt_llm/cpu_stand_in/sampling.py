@@ -18,7 +18,7 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """`top_k` 0 with `top_p` 0, or a temperature of 0, is greedy. Words are sequences of token ids."""
+    """`top_k` 0 with `top_p` 0, or a temperature of 0, is greedy. `min_length` counts the end token. Words are token ids."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -69,7 +69,7 @@ class Sampling:
             before = len(word) - 1
             if not before or tuple(known[-before:]) == word[:-1]:
                 scores[word[-1]] = -np.inf
-        if len(tokens) < self.min_length and 0 <= end_id < len(scores):
+        if len(tokens) + 1 < self.min_length and 0 <= end_id < len(scores):
             scores[end_id] = -np.inf
         return scores
 

@@ -17,11 +17,12 @@ from engine_jobs.tensorrt_llm.cpu_stand_in.sampling import Sampling, Words
 Tensors = Mapping[str, NDArray[Any]]
 
 UNDONE: Final = (
-    "draft_input_ids", "draft_logits", "decoder_input_ids", "encoder_input_features", "prompt_embedding_table", "lora_task_id",
+    "draft_input_ids", "draft_logits", "encoder_input_features", "prompt_embedding_table", "lora_task_id",
     "lora_weights", "cross_attention_mask", "context_phase_params", "guided_decoding_guide", "mrope_rotary_cos_sin",
 )  # fmt: skip
 NEUTRAL: Final = {"num_return_sequences": 1, "runtime_top_p_decay": 1, "prompt_vocab_size": 0}
-"""Tensors whose effect the stand-in has not, and the value that asks for none."""
+"""Tensors whose effect the stand-in has not, and the value that asks for none. `decoder_input_ids` is not among them: preprocessing
+always gives it, and only an encoder-decoder reads it."""
 
 
 class Rows:

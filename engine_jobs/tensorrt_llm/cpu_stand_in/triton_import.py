@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def import_model(name: str, source: str | None, repository: Path) -> None:
-    """Raises UserError; then the repository is as before, and no engine is half-written."""
+    """Raises UserError, before it touches the repository; no engine is left half-written."""
     source = source or KNOWN_SOURCES.get(name)
     if source is None:
         raise UserError(
