@@ -58,17 +58,20 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> None:
         """Takes the requests into the running batch; each is answered through its own sender."""
         for request in requests:
+            sender = request.get_response_sender()
             try:
-                self._take(request)
+                self._take(request, sender)
             except UserError as error:
-                _fail(request.get_response_sender(), error)
+                _fail(sender, error)
+            except Exception as error:  # One request's bad luck must not be that of those beside it.
+                pb_utils.Logger.log_error(f"{type(error).__name__}: {error}")
+                _fail(sender, error)
 
     def finalize(self) -> None:
         self.server.close()
 
-    def _take(self, request: Any) -> None:
+    def _take(self, request: Any, sender: Any) -> None:
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        sender = request.get_response_sender()
         if "stop" in tensors and tensors["stop"].any():
             self._stop(request.request_id())
             sender.send(flags=FINAL) if self.decoupled else _fail(sender, UserError("stop needs a decoupled model."))
