@@ -28,6 +28,11 @@ def image_of(plan: EnginePlan, backend: str) -> str:
     return CPU_IMAGE if backend == CPU_STAND_IN else plan.release.image
 
 
+def environment(plan: EnginePlan, backend: str) -> dict[str, str]:
+    """The variables of the image: which version the stand-in stands in for, and of which it takes engines."""
+    return {STAND_IN_VERSION_VARIABLE: plan.release.tensorrt_llm} if backend == CPU_STAND_IN else {}
+
+
 def artifact_inputs(plan: EnginePlan, settings: EngineSettings, builder: str, assembler: str) -> dict[str, Json]:
     """What the artifact's content depends on. `builder`, `assembler`: full references of the images."""
     return {
@@ -75,7 +80,7 @@ def build_jobs(chain: BuildChain, plan: EnginePlan, settings: EngineSettings) ->
         *("--serving", canonical_json(_json(settings.serving))),
     )
     assembler = chain.platform.image(REPOSITORY_IMAGE)
-    version = {STAND_IN_VERSION_VARIABLE: plan.release.tensorrt_llm} if settings.backend == CPU_STAND_IN else {}
+    version = environment(plan, settings.backend)
     return (
         chain.fetch(),
         replace(chain.job("convert", convert, image=image, shared_memory=SHARED_MEMORY), env=version),

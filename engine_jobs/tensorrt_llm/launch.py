@@ -10,16 +10,16 @@ GRPC_PORT: Final = 9000
 METRICS_PORT: Final = 8002
 
 
-def launch_script(world_size: int, served_dir: str = SERVED_DIR) -> str:
+def launch_script(world_size: int, served_dir: str = SERVED_DIR, *, one_process: bool = False) -> str:
     """A POSIX shell script whose process is replaced by the server, so that the container lives and stops with it: tritonserver
     for one rank, mpirun with a tritonserver for each of several. Ranks above 0 load only `tensorrt_llm`: they wait in it for work,
-    and never come to open the ports."""
+    and never come to open the ports. `one_process`: one server whatever the ranks (the CPU stand-in reads all their files)."""
     ranks = [_tritonserver(rank, served_dir) for rank in range(world_size)]
     many = "mpirun --allow-run-as-root \\\n  -n 1 " + " : \\\n  -n 1 ".join(ranks)
-    start = ranks[0] if world_size == 1 else many
+    start = ranks[0] if world_size == 1 or one_process else many
     expected = " ".join(str(rank) for rank in range(world_size))
     return f"""#!/bin/sh
-# Serves this folder with Triton: {world_size} rank{"s" if world_size > 1 else ""}, a GPU each.
+# Serves this folder with Triton: {world_size} rank{"s" if world_size > 1 else ""}, {"on the CPU" if one_process else "a GPU each"}.
 set -eu
 for rank in {expected}; do
   if [ ! -f "{served_dir}/engines/rank$rank.engine" ]; then

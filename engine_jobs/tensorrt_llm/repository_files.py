@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from engine_jobs.tensorrt_llm.flags import FlagValue
 from engine_jobs.tensorrt_llm.launch import SCRIPT, launch_script
-from engine_jobs.tensorrt_llm.model_configs import REPOSITORY, SERVED_DIR, model_config_texts
+from engine_jobs.tensorrt_llm.model_configs import CPU_STAND_IN, REPOSITORY, SERVED_DIR, model_config_texts
 from engine_jobs.tensorrt_llm.versions import Release
 
 
@@ -16,5 +16,5 @@ def repository_files(
     configs = model_config_texts(serving, release.described, backend, served_dir)
     return {
         **{f"{REPOSITORY}/{model}/config.pbtxt": text for model, text in configs.items()},
-        SCRIPT: launch_script(world_size, served_dir),
+        SCRIPT: launch_script(world_size, served_dir, one_process=backend == CPU_STAND_IN),
     }

@@ -6,7 +6,7 @@ from engine_jobs.build_chain import BuildChain
 from engine_jobs.recipe import Model, Platform, Port, Question, Runtime, Service
 from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.spec import HttpProbe, InferenceServiceTarget, SmokeTest, v2_probes
-from engine_jobs.tensorrt_llm.build_jobs import SHARED_MEMORY, image_of
+from engine_jobs.tensorrt_llm.build_jobs import SHARED_MEMORY, environment, image_of
 from engine_jobs.tensorrt_llm.engine_plan import EnginePlan
 from engine_jobs.tensorrt_llm.launch import GRPC_PORT, HTTP_PORT, METRICS_PORT, SCRIPT
 from engine_jobs.tensorrt_llm.model_configs import SERVED_DIR
@@ -36,6 +36,7 @@ def runtime(model: Model, plan: EnginePlan, settings: EngineSettings, platform: 
         ready_path="/v2/health/ready",
         start_timeout_seconds=settings.start_timeout_seconds,
         shared_memory=SHARED_MEMORY,
+        env=environment(plan, settings.backend),
     )
 
 

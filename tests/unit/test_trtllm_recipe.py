@@ -194,9 +194,14 @@ class TestOnTheLocalStack:
         plan = make_plan(self.LOCAL, backend="python-cpu-stand-in")
         convert, build = job(plan, "convert"), job(plan, "build")
         assert convert.image == build.image == plan.runtime.image == f"registry.test/{CPU_IMAGE}:v1"
-        assert convert.env == build.env == {"TRTLLM_STAND_IN_VERSION": "0.17.0"}
+        assert convert.env == build.env == plan.runtime.env == {"TRTLLM_STAND_IN_VERSION": "0.17.0"}
         assert command(convert).startswith("python3 /opt/tensorrt_llm/") and command(build).startswith("trtllm-build ")
         assert 'backend: "python"' in plan.files["model_repository/tensorrt_llm/config.pbtxt"]
+
+    def test_one_process_stands_in_for_all_ranks(self) -> None:
+        plan = make_plan(self.LOCAL, backend="python-cpu-stand-in", tensorParallelSize=2)
+        script = plan.files["run_triton.sh"]
+        assert "for rank in 0 1;" in script and "mpirun" not in script and "exec tritonserver" in script
 
 
 class TestTheExample:
