@@ -103,6 +103,8 @@ def _prompt(row: list[int], length: int, vocabulary: int) -> tuple[int, ...]:
 
 def _samplings(rows: Rows, tensors: Tensors, vocabulary: int) -> list[Sampling]:
     bias = tensors.get("embedding_bias")
+    if bias is not None and not bias.size:  # What preprocessing hands to the ensemble where no bias is asked for.
+        bias = None
     if bias is not None and bias.shape != (rows.rows, vocabulary):
         raise UserError(f"embedding_bias has shape {list(bias.shape)}; it must be [{rows.rows}, {vocabulary}].")
     seeds = rows.integers("seed" if "seed" in tensors else "random_seed")
