@@ -195,7 +195,8 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A KServe ServingRuntime: the server's container and the model format it serves. `command` is the container's args: it
+    """A KServe ServingRuntime (a ClusterServingRuntime if `cluster_wide`: then `name` must tell the stack's namespace from others'):
+    the server's container and the model format it serves. `command` is the container's args: it
     replaces the image's CMD, not its entrypoint. `ready_path` is asked at `ready_port`; None: the first of `ports`.
     `shared_memory`: size of /dev/shm, a quantity."""
 
@@ -214,6 +215,7 @@ class Runtime:
     ready_port: int | None = None
     shared_memory: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    cluster_wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A KServe ServingRuntime of a recipe's Runtime.
+"""A KServe ServingRuntime, or ClusterServingRuntime, of a recipe's Runtime.
 
 Its name carries a hash of what it says, so that a changed runtime is a new one and what serves with the old is left alone.
 """
@@ -79,8 +79,8 @@ class ServingRuntime(pulumi.ComponentResource):
         k8s.apiextensions.CustomResource(
             f"{name}-runtime",
             api_version="serving.kserve.io/v1alpha1",
-            kind="ServingRuntime",
-            metadata=args.scope.metadata(runtime_name(args.runtime)),
+            kind="ClusterServingRuntime" if args.runtime.cluster_wide else "ServingRuntime",
+            metadata=args.scope.metadata(runtime_name(args.runtime), cluster_wide=args.runtime.cluster_wide),
             spec=serving_runtime_spec(args.runtime),
             opts=pulumi.ResourceOptions(parent=self, depends_on=list(after)),
         )

@@ -21,9 +21,10 @@ TUTORIAL_END_ID: Final = 2
 
 
 def runtime(model: Model, plan: EnginePlan, settings: EngineSettings, platform: Platform) -> Runtime:
-    """The tutorial's ServingRuntime, started by the artifact's own script."""
+    """The tutorial's ClusterServingRuntime, started by the artifact's own script."""
     return Runtime(
-        name=RUNTIME,
+        name=f"{RUNTIME}-{platform.namespace}",
+        cluster_wide=True,
         image=platform.image(image_of(plan, settings.backend)),
         command=("sh", f"{SERVED_DIR}/{SCRIPT}"),
         ports=(Port(name="http1", number=HTTP_PORT), Port(name="h2c", number=GRPC_PORT)),

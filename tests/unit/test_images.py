@@ -83,7 +83,8 @@ class TestATagChangesWithWhatGoesIn:
 
 class TestATagStaysWithWhatDoesNot:
     def test_an_engine_keeps_its_address_when_the_smoke_test_changes(self, checkout: Path) -> None:
-        assert changed_by(checkout, "engine_jobs/smoke_test/runner.py") == made_on("smoke-test")
+        changed = changed_by(checkout, "engine_jobs/smoke_test/runner.py")
+        assert "smoke-test" in changed and not {"jobs", "fastertransformer-converter"} & changed
 
     def test_an_engine_keeps_its_address_when_the_transformer_changes(self, checkout: Path) -> None:
         assert changed_by(checkout, "engine_jobs/fastertransformer/completion.py") == {"transformer"}
