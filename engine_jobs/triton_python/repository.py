@@ -68,7 +68,7 @@ def write(repository: Repository) -> None:
 
 def _files(repository: Repository) -> Iterator[tuple[str, str | Path]]:
     """Every file by its path in the repository: its text, or where it comes from."""
-    code = {path.relative_to(PACKAGE.parent).as_posix(): path for path in _code()}
+    code = code_files()
     for model, checkpoint in repository.models:
         models = {model.name: SERVED / "front_model.py", model.engine: SERVED / "engine_model.py"}
         for name, text in config_texts(model).items():
@@ -79,10 +79,11 @@ def _files(repository: Repository) -> Iterator[tuple[str, str | Path]]:
             yield f"{model.engine}/{VERSION}/{CHECKPOINT}/{file.name}", file
 
 
-def _code() -> Iterator[Path]:
-    """What the two model.py import: it travels with the model, not with Triton's image."""
-    yield from (PACKAGE / "__init__.py", PACKAGE / "errors.py", SERVED.parent / "__init__.py")
-    yield from (path for path in sorted(SERVED.glob("*.py")) if path.name not in ("front_model.py", "engine_model.py"))
+def code_files() -> dict[str, Path]:
+    """What the two model.py import, by its path in a version folder: it travels with the model, not with Triton's image."""
+    found = [PACKAGE / "__init__.py", PACKAGE / "errors.py", SERVED.parent / "__init__.py"]
+    found += [path for path in sorted(SERVED.glob("*.py")) if path.name not in ("front_model.py", "engine_model.py")]
+    return {path.relative_to(PACKAGE.parent).as_posix(): path for path in found}
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:

@@ -27,6 +27,7 @@ class SlotCache(Cache):  # type: ignore[misc]
         self._rows: Any = None
         self._positions: Any = None
         self._length = 0
+        self._write_token = _token_writer(self.keys, self.values)
 
     def read_prompts(self, rows: Any) -> None:
         self._rows, self._positions = rows, None
@@ -42,10 +43,13 @@ class SlotCache(Cache):  # type: ignore[misc]
             keys[:, :, :tokens].index_copy_(0, self._rows, key_states)
             values[:, :, :tokens].index_copy_(0, self._rows, value_states)
             return key_states, value_states
+        batch = len(self._rows)
+        if self._write_token is not None:
+            self._write_token(keys, values, key_states, value_states, self._positions)
+            return keys[:batch, :, : self._length], values[:batch, :, : self._length]
         # Two index tensors around a slice: the rows come first in the result, [batch, heads, head size].
         keys[self._rows, :, self._positions] = key_states[:, :, 0]
         values[self._rows, :, self._positions] = value_states[:, :, 0]
-        batch = len(self._rows)
         return keys[:batch, :, : self._length], values[:batch, :, : self._length]
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -67,3 +71,18 @@ class SlotCache(Cache):  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def _token_writer(keys: Sequence[Any], values: Sequence[Any]) -> Any:
+    """The kernel that writes a token's key and value at once; None where there is no GPU, or no compiler for it."""
+    if keys[0].device.type != "cuda":
+        return None
+    try:
+        from engine_jobs.triton_python.served.kernels import write_token
+
+        tried = [torch.zeros_like(each[0][:1, :, :1]) for each in (keys, values)]
+        write_token(keys[0], values[0], *tried, torch.zeros(1, dtype=torch.long, device=keys[0].device))
+        torch.cuda.synchronize()
+    except Exception:
+        return None
+    return write_token

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from engine_jobs.triton_python.served.generation import Failure, Generation, SlotBackend, WholeBatchBackend
+from engine_jobs.triton_python.served.generation import Failure, Generation, SlotBackend, Step, WholeBatchBackend
 
 CANCEL_POLL_SECONDS: Final = 0.05
 GATHER_SECONDS: Final = 0.002
@@ -91,6 +91,7 @@ class SlotScheduler:
         self._pause = decode_steps_between_prefills
         self._since_prefill = 0
         self._asked_at = 0.0
+        self._ahead: Step | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -106,7 +107,7 @@ class SlotScheduler:
     def step(self) -> None:
         """A prefill of those who can enter, if it is time for one, and one token for everybody who runs."""
         self._drop_cancelled()
-        if self._waiting and (not self._running or self._since_prefill >= self._pause):
+        if self._ahead is None and self._waiting and (not self._running or self._since_prefill >= self._pause):
             self._prefill()
         if self._running:
             self._decode()
@@ -118,6 +119,7 @@ class SlotScheduler:
             generation.unwanted = True
             generation.caller.fail(message, Failure.ENGINE)
         self._running.clear()
+        self._ahead = None
 
     def _prefill(self) -> None:
         entering: list[Generation] = []
@@ -140,19 +142,34 @@ class SlotScheduler:
 
     def _decode(self) -> None:
         rows = self._running
-        tokens = self._backend.decode(
+        step = self._ahead or self._backend.start(
             [each.last_token for each in rows], [each.position for each in rows], [each.draw() for each in rows]
         )
+        # The next step begins before this one's tokens are looked at, so that the accelerator does not wait for Python. A row
+        # that turns out to have ended is computed once in vain.
+        self._ahead = self._backend.go_on() if self._may_go_on() else None
+        self._accept(rows, step.tokens())
         self.counts.steps += 1
         self._since_prefill += 1
-        self._accept(rows, tokens)
+
+    def _may_go_on(self) -> bool:
+        """Whether the next step has the same rows, as far as is known before this one's tokens."""
+        if not all(each.is_plain for each in self._running) or all(each.unwanted for each in self._running):
+            return False
+        if self._waiting and len(self._running) < self._backend.rows:
+            # Somebody is about to enter.
+            return self._since_prefill + 1 < self._pause
+        left = [each.tokens_left for each in self._running]
+        return min(left) > 1 if self._waiting else max(left) > 1
 
     def _accept(self, rows: Sequence[Generation], tokens: Sequence[int]) -> None:
         for generation, token in zip(rows, tokens, strict=True):
-            made = generation.accept(token)
-            self.counts.generated_tokens += len(made)
-            self._deliver(generation, made, generation.finished)
-        self._leave()
+            if not generation.finished and not generation.unwanted:
+                made = generation.accept(token)
+                self.counts.generated_tokens += len(made)
+                self._deliver(generation, made, generation.finished)
+        if self._ahead is None:
+            self._leave()
 
     def _leave(self) -> None:
         """Takes the finished and the cancelled out; the last row moves into each gap."""

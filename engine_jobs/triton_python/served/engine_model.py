@@ -35,6 +35,7 @@ from engine_jobs.triton_python.served.parameters import (
 )
 from engine_jobs.triton_python.served.text import TextStream
 
+
 class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Triton reports a failure as the model's reason for not being ready."""

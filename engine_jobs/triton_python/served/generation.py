@@ -84,9 +84,9 @@ class Generation:
     def draw(self) -> Draw | None:
         """For the next token; None: the likeliest one."""
         asked = self.parameters
-        keep_going = len(self.generated) < asked.min_tokens
-        if not asked.sampled and asked.repetition_penalty == 1 and not keep_going:
+        if self.is_plain:
             return None
+        keep_going = len(self.generated) < asked.min_tokens
         return Draw(
             uniform=self._random.random() if asked.sampled else None,
             temperature=asked.temperature,
@@ -97,6 +97,16 @@ class Generation:
             banned=tuple(sorted(self.end_ids)) if keep_going else (),
         )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every next token is the likeliest, whatever came before."""
+        asked = self.parameters
+        return not asked.sampled and asked.repetition_penalty == 1 and len(self.generated) >= asked.min_tokens
+
+    @property
+    def tokens_left(self) -> int:
+        return self.max_tokens - len(self.generated)
+
     def accept(self, token: int) -> tuple[int, ...]:
         """Takes the next token; returns what of it belongs to the answer. Sets `finished`."""
         if token in self.end_ids:
@@ -105,6 +115,13 @@ class Generation:
         self.generated.append(token)
         self.finished = len(self.generated) >= self.max_tokens
         return (token,)
+
+
+class Step(Protocol):
+    """A step that has begun."""
+
+    def tokens(self) -> list[int]:
+        """Waits for it; each row's next token."""
 
 
 class SlotBackend(Protocol):
@@ -119,8 +136,11 @@ class SlotBackend(Protocol):
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]], draws: Sequence[Draw | None]) -> list[int]:
         """Reads the prompts into rows first_row, first_row + 1, …; returns each row's next token."""
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> list[int]:
-        """One step of rows 0, 1, …, each with its last token and that token's position."""
+    def start(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> "Step":
+        """Begins one step of rows 0, 1, …, each with its last token and that token's position."""
+
+    def go_on(self) -> "Step | None":
+        """Begins the step after the one just begun, each row with its likeliest token, without waiting for it; None: can't."""
 
     def move(self, source: int, target: int, length: int) -> None:
         """Gives row `target` the first `length` positions of row `source`."""

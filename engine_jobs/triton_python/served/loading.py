@@ -16,6 +16,7 @@ import transformers
 from engine_jobs.errors import UserError
 from engine_jobs.triton_python.served.check import TOLERANCE, largest_error
 from engine_jobs.triton_python.served.engine import Deliver, Scheduler, SlotScheduler, WholeBatchScheduler
+from engine_jobs.triton_python.served.fused import Fusions
 from engine_jobs.triton_python.served.slots import NotForSlots, SlotModel
 from engine_jobs.triton_python.served.whole_batches import WholeBatchModel
 
@@ -33,6 +34,7 @@ class Options:
     trust_remote_code: bool
     batching: str
     cuda_graphs: bool
+    fuse: bool
     decode_steps_between_prefills: int
     device: str
 
@@ -45,6 +47,7 @@ class Options:
             trust_remote_code=parameters.get("trust_remote_code", "false") == "true",
             batching=parameters.get("batching", "auto"),
             cuda_graphs=parameters.get("cuda_graphs", "true") == "true",
+            fuse=parameters.get("fuse", "true") == "true",
             decode_steps_between_prefills=int(parameters.get("decode_steps_between_prefills", "2")),
             device=device,
         )
@@ -108,8 +111,16 @@ def _slot_scheduler(slots: SlotModel, options: Options) -> Callable[[Deliver], S
 
 
 def _slots(model: Any, vocabulary: int, max_length: int, options: Options, log: Callable[[str], None]) -> SlotModel:
+    # Without the fusions first: what the model itself can't do in slots is not their fault.
     slots = SlotModel(model, rows=options.max_sequences, max_length=max_length)
     _check(model, slots, vocabulary, log, "")
+    if options.device != "cpu" and options.fuse:
+        fusions = Fusions(model)
+        try:
+            _check(model, slots, vocabulary, log, f" with {fusions.summary}")
+        except NotForSlots as reason:
+            log(f"kernels stay as they are: {reason}")
+            fusions.take_back()
     if options.device != "cpu" and options.cuda_graphs:
         try:
             slots.capture_graphs(log)

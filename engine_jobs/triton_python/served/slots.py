@@ -19,7 +19,7 @@ GRAPHED_PREFILL_TOKENS: Final = 1024
 """Prefills up to this size are captured as graphs; above it the computation itself hides the launches."""
 
 GRAPHED_PROMPT: Final = 256
-SHORTEST_PROMPT: Final = 16
+SHORTEST_PROMPT: Final = 8
 SHORTEST_VIEW: Final = 128
 
 
@@ -46,6 +46,8 @@ class SlotModel:
             self._check_memory(shapes)
             self._cache = SlotCache(shapes, rows, max_length, self._dtype, self._device)
         self._graphs: dict[tuple[str, int, int], _Graph] = {}
+        self._last: Any = None
+        self._hosts: list[Any] = []
 
     def prefill(self, first_row: int, prompts: Sequence[Sequence[int]], draws: Sequence[Draw | None]) -> list[int]:
         count, longest = len(prompts), max(map(len, prompts))
@@ -59,13 +61,43 @@ class SlotModel:
         last = [len(prompts[row]) - 1 for row in chosen]
         return self._run(graph, self._prefill, (ids, rows, last), draws)
 
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> list[int]:
-        count = len(tokens)
+    def start(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> "Begun":
         length = _bucket(max(positions) + 1, self._max_length, SHORTEST_VIEW)
-        graph = self._graphs.get(("decode", _bucket(count, self.rows), length))
-        padding = [0] * (graph.batch - count if graph else 0)
+        graph = self._graphs.get(("decode", _bucket(len(tokens), self.rows), length))
+        padding = [0] * (graph.batch - len(tokens) if graph else 0)
         inputs = ([*tokens, *padding], [*positions, *padding])
-        return self._run(graph, lambda *both: self._decode(*both, length), inputs, draws)
+        if graph and not any(draws):
+            with torch.inference_mode():
+                logits, _ = graph.replay(inputs)
+                self.logits = logits[: len(tokens)]
+                self._last = (graph, len(tokens), max(positions) + 1, length)
+                return self._begun()
+        self._last = None
+        return Begun(self._run(graph, lambda *both: self._decode(*both, length), inputs, draws))
+
+    def go_on(self) -> "Begun | None":
+        if self._last is None:
+            return None
+        graph, count, position, length = self._last
+        if position >= length:
+            return None
+        with torch.inference_mode():
+            graph.replay()
+            self._last = (graph, count, position + 1, length)
+            return self._begun()
+
+    def _begun(self) -> "Begun":
+        """Has the tokens copied to the host behind the computation; two buffers, for two steps may be under way."""
+        graph, count, _, _ = self._last
+        self._hosts.reverse()
+        host, event = self._hosts[0]
+        host[:count].copy_(graph.tokens[:count], non_blocking=True)
+        event.record()
+        return Begun(host[:count], event)
+
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> list[int]:
+        """One whole step."""
+        return self.start(tokens, positions, draws).tokens()
 
     def move(self, source: int, target: int, length: int) -> None:
         with torch.inference_mode():
@@ -84,12 +116,15 @@ class SlotModel:
             if batch * length <= GRAPHED_PREFILL_TOKENS
         ]
         graphs: dict[tuple[str, int, int], _Graph] = {}
+        self._hosts = [
+            (torch.zeros(self.rows, dtype=torch.long, pin_memory=True), torch.cuda.Event()) for _ in range(2)
+        ]
         pool = torch.cuda.graph_pool_handle()
         # The largest first: the smaller ones then find their memory in the pool.
         for kind, batch, length in sorted(sizes, key=lambda size: -size[1] * size[2]):
             if kind == "decode":
                 shapes: tuple[tuple[int, ...], ...] = ((batch,), (batch,))
-                compute: Callable[..., Any] = _with_length(self._decode, length)
+                compute: Callable[..., Any] = _then_ready_for_next(self._decode, length)
             else:
                 shapes, compute = ((batch, length), (batch,), (batch,)), self._prefill
             graphs[kind, batch, length] = _Graph(compute, shapes, self._device, pool)
@@ -182,6 +217,21 @@ class SlotModel:
             )
 
 
+class Begun:
+    """A `Step` (generation.py): its tokens, or where they will be once `event` has passed."""
+
+    def __init__(self, tokens: Any, event: Any = None) -> None:
+        self._tokens = tokens
+        self._event = event
+
+    def tokens(self) -> list[int]:
+        if self._event is None:
+            return list(self._tokens)
+        self._event.synchronize()
+        found: list[int] = self._tokens.tolist()
+        return found
+
+
 class _Graph:
     """One captured computation, its inputs and outputs at fixed addresses."""
 
@@ -202,7 +252,15 @@ class _Graph:
             with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
                 self._outputs = compute(*inputs)
 
-    def replay(self, inputs: Sequence[Any]) -> Any:
+    @property
+    def tokens(self) -> Any:
+        return self._outputs[1]
+
+    def replay(self, inputs: Sequence[Any] | None = None) -> Any:
+        """With inputs, or with what the last replay left there."""
+        if inputs is None:
+            self._graph.replay()
+            return self._outputs
         flat: list[int] = []
         for each in inputs:
             flat.extend(each if not each or not isinstance(each[0], list) else (value for row in each for value in row))
@@ -229,8 +287,16 @@ def attention_windows(config: Any, max_length: int) -> dict[str, int | None]:
     return {"all": window if kinds != ["full_attention"] else None}
 
 
-def _with_length(decode: Callable[..., Any], length: int) -> Callable[..., Any]:
-    return lambda tokens, positions: decode(tokens, positions, length)
+def _then_ready_for_next(decode: Callable[..., Any], length: int) -> Callable[..., Any]:
+    """A step that leaves its inputs as the next step wants them, so that a graph of it can simply be replayed."""
+
+    def compute(tokens: Any, positions: Any) -> Any:
+        logits, found = decode(tokens, positions, length)
+        tokens.copy_(found)
+        positions.add_(1)
+        return logits, found
+
+    return compute
 
 
 def _bucket(size: int, most: int, least: int = 1) -> int:
