@@ -75,11 +75,10 @@ class TestEveryMistakeIsNamedWithFileKeyAndFix:
         assert "llm-serving:models.tiny-bloom: smoke test" in message and "model: name one of first, second" in message
 
     def test_a_store_that_is_not_there(self, config: dict[str, Any]) -> None:
-        config["models"]["tiny-bloom"]["store"] = "gcs"
-        assert "models.tiny-bloom.store: there is no store 'gcs'; known: s3" in mistake(config)
+        config["models"]["tiny-bloom"]["store"] = "azure"
+        assert "models.tiny-bloom.store: there is no store 'azure'; known: s3, gcs" in mistake(config)
 
     def test_no_store_named_among_several(self, config: dict[str, Any]) -> None:
-        config["platform"]["stores"]["gcs"] = {"url": "gs://bucket"}
         del config["models"]["tiny-bloom"]["store"]
         assert "models.tiny-bloom.store: name one of s3, gcs" in mistake(config)
 

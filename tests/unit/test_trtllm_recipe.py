@@ -108,7 +108,11 @@ class TestTheBuild:
 class TestTheServer:
     def test_is_the_tutorials_runtime(self) -> None:
         runtime = make_plan().runtime
-        assert (runtime.name, runtime.model_format, runtime.model_format_version) == ("triton-trtllm", "triton", "2")
+        assert (runtime.name, runtime.model_format, runtime.model_format_version) == (
+            "triton-trtllm-models",
+            "triton",
+            "2",
+        )
         assert runtime.command == ("sh", "/mnt/models/run_triton.sh")
         assert [port.number for port in runtime.ports] == [8080, 9000] and runtime.metrics_port == 8002
         assert runtime.shared_memory == "2Gi" and runtime.ready_path == "/v2/health/ready"
