@@ -1,0 +1,1 @@
+"""The recipe `torchserve-accelerate`: a checkpoint in a TorchServe model archive, loaded with Hugging Face Accelerate."""
