@@ -22,7 +22,7 @@ from engine_jobs import errors
 from engine_jobs.durable import print_line
 from engine_jobs.errors import UserError
 from engine_jobs.tensorrt_llm.repository_models.tokenizer import read_tokenizer
-from engine_jobs.triton_cli.benchmark_table import read_measured
+from engine_jobs.triton_cli.benchmark_table import first_error, read_measured
 
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model")
 SAID_LINES = 12
@@ -82,8 +82,9 @@ def tokenizer_folder(arguments: argparse.Namespace) -> Path:
             allow_patterns=list(TOKENIZER_FILES),
         )
     except (OSError, ValueError) as error:  # the Hub's errors are OSErrors, its opinions of a name ValueErrors
+        said = " ".join(str(error).split())
         raise UserError(
-            f"--tokenizer {arguments.tokenizer}: neither a folder nor to be had from the Hub: {error}"
+            f"--tokenizer {arguments.tokenizer}: neither a folder nor to be had from the Hub: {said}"
         ) from error
     return Path(found)
 
@@ -94,6 +95,9 @@ def run_benchmark(arguments: argparse.Namespace) -> str:
     tokenizer = read_tokenizer(folder)
     output: Path = arguments.output_artifact_dir
     output.mkdir(parents=True, exist_ok=True)
+    stem = Path(arguments.profile_export_file).stem
+    for before in (output / "inputs.json", *(output / f"{stem}{suffix}" for suffix in (".json", ".jsonl", ".csv"))):
+        before.unlink(missing_ok=True)
     template = output / "payload.json.jinja"
     template.write_text(payload_template(arguments), encoding="utf-8")
     command = aiperf_command(arguments, folder, template)
@@ -107,10 +111,11 @@ def run_benchmark(arguments: argparse.Namespace) -> str:
             "aiperf is not installed here: run this in the project's image `aiperf`, or pip install aiperf"
         ) from error
     if code:
+        if failed := first_error(output, stem):
+            raise UserError(f"{arguments.url}, model {arguments.model}: {failed} (aiperf's own words: {log})")
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-SAID_LINES:]
         raise UserError("\n".join([f"aiperf ended with code {code}; its last words (all of them: {log}):", *said]))
-    stem = Path(arguments.profile_export_file).stem
-    measured = read_measured(output, stem, lambda text: len(tokenizer.encode(text, False)))
+    measured = read_measured(output, stem, lambda text: len(tokenizer.encode(text, True)))
     return "\n".join([measured.text(), f"Generated {output / stem}.json, .csv and .jsonl"])
 
 

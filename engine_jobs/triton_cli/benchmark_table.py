@@ -57,7 +57,7 @@ def read_measured(folder: Path, stem: str, count_tokens: Callable[[str], int]) -
     records = [json.loads(line) for line in lines]
     answered = [record for record in records if not record.get("error") and not record["metadata"]["was_cancelled"]]
     if not answered:
-        raise UserError(f"no request was answered; the first error: {_first_error(records)}")
+        raise UserError(f"no request was answered: {_first_error(records) or 'none was sent'}")
     asked = [lengths[record["metadata"]["conversation_id"]] for record in answered]
     found = {**summary, "input_sequence_length": statistics_of(asked)}
     return Measured(
@@ -82,11 +82,20 @@ def statistics_of(values: Sequence[float]) -> dict[str, float]:
     return {"avg": sum(ordered) / len(ordered), "min": ordered[0], "max": ordered[-1], **percentiles}
 
 
-def _first_error(records: Sequence[Mapping[str, Any]]) -> str:
+def first_error(folder: Path, stem: str) -> str | None:
+    """What was wrong with the first request that failed; None where nothing says so."""
+    try:
+        lines = (folder / f"{stem}.jsonl").read_text(encoding="utf-8").splitlines()
+        return _first_error([json.loads(line) for line in lines])
+    except (OSError, ValueError):
+        return None
+
+
+def _first_error(records: Sequence[Mapping[str, Any]]) -> str | None:
     for record in records:
         if error := record.get("error"):
             return str(error.get("message", error)) if isinstance(error, dict) else str(error)
-    return "none was told"
+    return None
 
 
 def _table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
