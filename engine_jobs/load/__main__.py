@@ -179,7 +179,7 @@ def _tune(options: argparse.Namespace, argv: Sequence[str]) -> None:
         if not result.restored:
             raise UserError(f"{tuning.model}: could not be loaded as it was served before; try: {way_back}")
         Path(file.name).unlink()
-    print("the model is served as before", file=sys.stderr)
+        print("the model is served as before", file=sys.stderr)
 
 
 def _compare(options: argparse.Namespace) -> None:

@@ -121,7 +121,8 @@ def _from_url(options: argparse.Namespace) -> Workload:
         answer=options.answer,
         expect_text=options.expect_text,
     )
-    return Workload(name=options.host or options.url, target=UrlTarget(url=options.url, host=options.host), probe=probe)
+    asked = Workload(name="question", target=UrlTarget(url=options.url, host=options.host), probe=probe)
+    return dataclasses.replace(asked, name=asked.model or options.host or options.url)
 
 
 def _adjusted(asked: Workload, options: argparse.Namespace) -> Workload:

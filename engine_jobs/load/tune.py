@@ -103,7 +103,7 @@ class TuneRun:
         )
 
     def _search(self) -> None:
-        self._trials[self._candidate] = self._measured(self._candidate, f"{self.spec.tuning.model}_config_default")
+        self._keep(self._measured(self._candidate, f"{self.spec.tuning.model}_config_default"))
         if self.spec.search == "exhaustive":
             for candidate in self._grid.all():
                 self._trial(candidate)
@@ -126,11 +126,16 @@ class TuneRun:
                 self._control.load(configured(self.served, candidate))
             except LoadFailed as error:
                 trial = Trial(name=name, candidate=candidate, instances=self._instances(candidate), error=str(error))
-                self.progress.say(f"{name}: {candidate.text()}: not loaded: {error}")
             else:
                 trial = self._measured(candidate, name)
-            self._trials[candidate] = trial
+            self._keep(trial)
         return self._trials[candidate]
+
+    def _keep(self, trial: Trial) -> None:
+        self._trials[trial.candidate] = trial
+        self.progress.say(self._line(trial))
+        for warning in (warning for level in trial.levels for warning in failures_of(level)):
+            self.progress.warn(f"{trial.name}: {warning}")
 
     def _measured(self, candidate: Candidate, name: str) -> Trial:
         levels: list[Level] = []
@@ -156,13 +161,9 @@ class TuneRun:
             levels.append(level)
             if has_peaked(levels, self.spec.p99_ms):
                 break
-        trial = Trial(
+        return Trial(
             name=name, candidate=candidate, instances=self._instances(candidate), levels=tuple(levels), error=error
         )
-        self.progress.say(self._line(trial))
-        for warning in (warning for level in levels for warning in failures_of(level)):
-            self.progress.warn(f"{name}: {warning}")
-        return trial
 
     def _instances(self, candidate: Candidate) -> str:
         return f"{candidate.instances * instance_groups(self.served)}:{instance_kind(self.served)}"

@@ -31,8 +31,9 @@ def failing(every: int, error: str) -> Handler:
     async def handle(request: web.Request) -> web.Response:
         nonlocal count
         count += 1
+        refused = count % every == 0
         await asyncio.sleep(0.005)
-        if count % every == 0:
+        if refused:
             return web.json_response({"error": error}, status=503)
         return web.json_response({"text_output": "It is."})
 

@@ -1,5 +1,6 @@
 """The load test against real servers whose speed is known: what it measures, what it counts, and what it never hides."""
 
+import asyncio
 import csv
 import json
 import math
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from engine_jobs.errors import UserError
 from engine_jobs.load.__main__ import main
@@ -25,12 +27,14 @@ from tests.unit.load_servers import Handler, failing, generate, serving, stream
 
 PATH = "/v2/models/ensemble/generate"
 BODY = '{"text_input": "What is ML?", "max_tokens": 20}'
-QUICK = ("--window", "0.4", "--warm-up", "0.1", "--min-requests", "5")
+QUICK = ("--window", "0.3", "--warm-up", "0.05", "--min-requests", "5", "--max-windows", "3")
+STEADY = ("--stability-percentage", "1000")
+"""Nothing is unsteady: what these tests look at does not hang on how busy the machine is."""
 
 
 def sweep(url: str, out: Path, *more: str, path: str = PATH) -> SweepResult:
     ask = ("--path", path, "--data", BODY, "--answer", "/text_output", "--name", "tiny")
-    main(["sweep", "--url", url, *ask, *QUICK, "--out", str(out), *more])
+    main(["sweep", "--url", url, *ask, *QUICK, *STEADY, "--out", str(out), *more])
     return result(out)
 
 
@@ -50,7 +54,7 @@ class TestTheNumbersAreRight:
         found = measured(generate(0.1, at_once=4), tmp_path / "out", "--concurrency", "1,4,8").levels
         assert [level.concurrency for level in found] == [1, 4, 8]
         for level, most in zip(found, (10, 40, 40), strict=True):
-            assert 0.6 * most < level.throughput <= 1.03 * most  # a busy machine makes the server slower
+            assert 0.4 * most < level.throughput <= 1.03 * most  # a busy machine makes the server slower
             assert level.latency is not None
             # Little's law: what is under way is what comes in a second times how long it stays.
             assert level.throughput * level.latency.avg / 1000 == pytest.approx(level.concurrency, rel=0.1)
@@ -96,9 +100,7 @@ class TestTheNumbersAreRight:
     def test_triton_s_own_times_are_of_the_measurement_alone(self, tmp_path: Path) -> None:
         requests = {"count": 1000}
 
-        async def stats(request: object) -> object:
-            from aiohttp import web
-
+        async def stats(request: web.Request) -> web.StreamResponse:
             n = requests["count"] = requests["count"] + 100
             parts = {"queue": 2, "compute_input": 1, "compute_infer": 30, "compute_output": 1}
             times = {part: {"count": n, "ns": int(n * ms * 1e6)} for part, ms in parts.items()}
@@ -106,7 +108,7 @@ class TestTheNumbersAreRight:
             return web.json_response({"model_stats": [own]})
 
         routes = {("POST", PATH): generate(0.02), ("GET", "/v2/models/ensemble/stats"): stats}
-        with serving(routes) as url:  # type: ignore[arg-type]
+        with serving(routes) as url:
             (level,) = sweep(url, tmp_path / "out", "--concurrency", "1").levels
         assert level.server is not None
         assert (level.server.queue, level.server.compute_infer, level.server.batch) == (2, 30, 4)
@@ -136,18 +138,16 @@ class TestStability:
         def slower() -> Handler:
             seconds = [0.005]
 
-            async def handle(request: object) -> object:
-                import asyncio
-
-                from aiohttp import web
-
+            async def handle(request: web.Request) -> web.StreamResponse:
                 await asyncio.sleep(seconds[0])
                 seconds[0] *= 1.02
                 return web.json_response({"text_output": "It is."})
 
-            return handle  # type: ignore[return-value]
+            return handle
 
-        (level,) = measured(slower(), tmp_path / "out", "--concurrency", "1", "--max-windows", "4").levels
+        (level,) = measured(
+            slower(), tmp_path / "out", "--concurrency", "1", "--max-windows", "4", "--stability-percentage", "10"
+        ).levels
         assert not level.stable
         assert level.windows == 4
         assert "not stable after 4 windows" in capsys.readouterr().err
@@ -163,7 +163,7 @@ class TestErrorsAreNeverHidden:
             measured(failing(4, "overloaded, try again"), out, "--concurrency", "4")
         (level,) = result(out).levels
         total = level.requests + level.errors
-        assert level.errors / total == pytest.approx(0.25, abs=0.06)
+        assert level.errors / total == pytest.approx(0.25, abs=0.1)
         assert level.error_kinds == {"status 503: overloaded, try again": level.errors}
         assert level.latency is not None
         assert level.latency.count == level.requests
@@ -178,13 +178,11 @@ class TestErrorsAreNeverHidden:
     def test_a_wrong_answer_is_an_error(self, tmp_path: Path) -> None:
         texts = iter(["It is."])
 
-        async def handle(request: object) -> object:
-            from aiohttp import web
-
+        async def handle(request: web.Request) -> web.StreamResponse:
             return web.json_response({"text_output": next(texts, "It was.")})
 
         out = tmp_path / "out"
-        with serving({("POST", PATH): handle}) as url, pytest.raises(UserError, match=r"no request had a good answer"):  # type: ignore[dict-item]
+        with serving({("POST", PATH): handle}) as url, pytest.raises(UserError, match=r"no request had a good answer"):
             sweep(url, out, "--concurrency", "1,2", "--expect-text", "It is.")
         (level,) = result(out).levels
         assert list(level.error_kinds) == ['wrong answer: "It was."']
@@ -192,25 +190,22 @@ class TestErrorsAreNeverHidden:
 
     def test_an_error_in_the_middle_of_a_stream_is_one(self, tmp_path: Path) -> None:
         good: list[dict[str, object]] = [{"text_output": "It "}, {"text_output": "is."}]
-        kinds = iter([good])
+        broken: list[dict[str, object]] = [{"text_output": "It "}, {"error": "the KV cache is full"}]
+        answers = iter([good])
 
-        async def handle(request: object) -> object:
-            events = next(kinds, [good[0], {"error": "the KV cache is full"}])
-            return await stream(0.01, 0.01, events)(request)  # type: ignore[arg-type]
+        async def handle(request: web.Request) -> web.StreamResponse:
+            events = next(answers, broken)
+            return await stream(0.01, 0.01, events)(request)
 
         out = tmp_path / "out"
-        with serving({("POST", PATH): handle}) as url, pytest.raises(UserError, match="the KV cache is full"):  # type: ignore[dict-item]
+        with serving({("POST", PATH): handle}) as url, pytest.raises(UserError, match="the KV cache is full"):
             sweep(url, out, "--concurrency", "2")
 
     def test_a_server_that_hangs_is_timed_out(self, tmp_path: Path) -> None:
         first = [True]
 
-        async def handle(request: object) -> object:
-            import asyncio
-
-            from aiohttp import web
-
-            if not first.pop() if first else True:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if not (first and first.pop()):
                 await asyncio.sleep(30)
             return web.json_response({"text_output": "It is."})
 
@@ -218,42 +213,38 @@ class TestErrorsAreNeverHidden:
         with (
             serving({("POST", PATH): handle}) as url,
             pytest.raises(UserError, match=r"no complete answer within 0\.5 s"),
-        ):  # type: ignore[dict-item]
+        ):
             sweep(url, tmp_path / "out", "--concurrency", "5", "--timeout", "0.5")
         assert time.monotonic() - began < 15
 
     @pytest.mark.parametrize("answer", [{"text_output": ""}, {"error": "no such model"}])
     def test_a_server_whose_first_answer_is_bad_is_not_measured(self, tmp_path: Path, answer: object) -> None:
-        async def handle(request: object) -> object:
-            from aiohttp import web
-
+        async def handle(request: web.Request) -> web.StreamResponse:
             return web.json_response(answer)
 
-        with serving({("POST", PATH): handle}) as url, pytest.raises(UserError, match="tiny: not measured"):  # type: ignore[dict-item]
+        with serving({("POST", PATH): handle}) as url, pytest.raises(UserError, match="tiny: not measured"):
             sweep(url, tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
 
 class TestWhatIsAsked:
     def test_prompts_and_values_go_into_the_body_in_turn(self, tmp_path: Path) -> None:
-        bodies: list[object] = []
+        bodies: list[tuple[object, str]] = []
 
-        async def handle(request: object) -> object:
-            from aiohttp import web
-
-            bodies.append((await request.json(), request.headers["Host"]))  # type: ignore[attr-defined]
+        async def handle(request: web.Request) -> web.StreamResponse:
+            bodies.append((await request.json(), request.headers["Host"]))
             return web.json_response({"text_output": "It is."})
 
         prompts = tmp_path / "prompts.txt"
         prompts.write_text("one\n\ntwo\n")
         more = ("--prompts", str(prompts), "--prompt-at", "/text_input", "--set", '/parameters={"top_k": 1}')
-        with serving({("POST", PATH): handle}) as url:  # type: ignore[dict-item]
+        with serving({("POST", PATH): handle}) as url:
             sweep(url, tmp_path / "out", "--concurrency", "1", "--host", "tiny.llm.localhost", *more)
-        assert {json.dumps(body) for body, _ in bodies} == {  # type: ignore[misc]
+        assert {json.dumps(body) for body, _ in bodies} == {
             json.dumps({"text_input": prompt, "max_tokens": 20, "parameters": {"top_k": 1}})
             for prompt in ("one", "two")
         }
-        assert {host for _, host in bodies} == {"tiny.llm.localhost"}  # type: ignore[misc]
+        assert {host for _, host in bodies} == {"tiny.llm.localhost"}
 
     @pytest.mark.parametrize(
         ("more", "message"),
