@@ -55,6 +55,11 @@ def _manual(model: Model, settings: TritonCliSettings, platform: Platform) -> Pl
         raise UserError("importName: `way: manual` imports nothing, and serves under ensemble; leave it out")
     engine = checked(model, settings)
     plan = engine.plan
+    if settings.benchmark and settings.benchmark.streaming and plan.served("decoupled_mode") is not True:
+        raise UserError(
+            "benchmark.streaming true and serving.decoupled_mode false: an answer comes whole, and there is no first token to measure; "
+            "set decoupled_mode true, or leave streaming out"
+        )
     builder = platform.image(image_of(plan, settings.backend))
     inputs = artifact_inputs(plan, settings, builder, platform.image(REPOSITORY_IMAGE))
     chain = _chain(model, settings, platform, artifact(NAME, model, {**inputs, "way": "manual"}))

@@ -200,6 +200,12 @@ class TestTheBenchmark:
         assert "-m llama-2-7b " in words
         assert spec.needs_hub_token
 
+    def test_of_streams_needs_a_server_that_streams(self) -> None:
+        with pytest.raises(UserError, match=r"benchmark\.streaming true and serving\.decoupled_mode false"):
+            make_plan(benchmark={"streaming": True})
+        (spec,) = make_plan(benchmark={"streaming": True}, serving={"decoupled_mode": True}).afterwards("served-1")
+        assert "--streaming" in spec.steps[0].command
+
     def test_is_left_out_and_changes_no_engine(self) -> None:
         assert make_plan().afterwards("served-1") == ()
         assert make_plan().build.artifact == make_plan(benchmark={"concurrency": 4}).build.artifact

@@ -48,7 +48,8 @@ class Cancelled(Exception):
 
 
 class TritonPythonModel:
-    """Decoupled: each request's answers are sent as they come, from a thread of its own. Plain: one answer a request."""
+    """Decoupled: each request's answers are sent as they come, from a thread of its own, many at once. Plain: one answer a request,
+    and Triton gives an instance the next request when it has it: there bls_instance_count is how many run at once."""
 
     def initialize(self, args: dict[str, str]) -> None:
         try:
