@@ -23,14 +23,4 @@ def select(file: Path, wanted: Collection[str]) -> str:
     content = yaml.safe_load(file.read_text())
     key = f"{PROJECT}:models"
     content["config"][key] = {name: model for name, model in content["config"][key].items() if name in kept}
-    return str(yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
-
-
-class _Dumper(yaml.SafeDumper):
-    """Texts with line breaks in double quotes: of other forms Pulumi's YAML library drops a break at the beginning."""
-
-    def represent_text(self, text: str) -> yaml.ScalarNode:
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

@@ -80,9 +80,6 @@ class TestAProfileIsAPartOfAStackFile:
     def test_all_is_the_whole(self) -> None:
         assert yaml.safe_load(select(self.FILE, ["all"])) == yaml.safe_load(self.FILE.read_text())
 
-    def test_a_text_with_line_breaks_stays_what_it_is_for_pulumi(self) -> None:
-        assert r'expect: "\nML is a branch' in select(self.FILE, ["llama-import"])
-
     def test_a_name_that_is_neither_is_refused_with_those_that_are(self) -> None:
         with pytest.raises(UserError, match=r"no model or recipe is called vllm; known: all, fastertransformer"):
             select(Path(self.FILE), ["vllm", "tiny-bloom"])
