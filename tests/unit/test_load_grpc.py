@@ -114,7 +114,7 @@ class TestADecoupledModel:
     def test_whose_stream_fails_in_the_middle_is_not_measured(self, tmp_path: Path) -> None:
         with decoupled() as (server, port):
             server.fails = "the KV cache is full"
-            with pytest.raises(UserError, match="tiny: not measured.*the KV cache is full"):
+            with pytest.raises(UserError, match=r"tiny: not measured.*the KV cache is full"):
                 sweep(port, STREAM, tmp_path / "out", "--concurrency", "1")
 
 
@@ -144,7 +144,7 @@ class TestAPlainModel:
         with v2_server() as (server, port):
             answers = iter([True])
             server.outputs = lambda array: array * (2 if next(answers, False) else 3)
-            with pytest.raises(UserError, match="no request had a good answer: .*wrong output 'OUT'"):
+            with pytest.raises(UserError, match=r"no request had a good answer: .*wrong output 'OUT'"):
                 sweep(port, self.probe, tmp_path / "out", "--concurrency", "1")
 
     def test_no_server_is_a_message(self, tmp_path: Path) -> None:
