@@ -14,7 +14,7 @@ from engine_jobs.errors import UserError, run
 from engine_jobs.load import arguments
 from engine_jobs.load.progress import Progress
 from engine_jobs.load.results import SweepResult, TuneResult, columns
-from engine_jobs.load.spec import TUNE_MEASUREMENT, Measurement, SweepSpec, TuneSpec, Tuning, from_json
+from engine_jobs.load.spec import OFF, TUNE_MEASUREMENT, Measurement, SweepSpec, TuneSpec, Tuning, from_json
 from engine_jobs.load.write import csv_text, read_result, refuse_existing, results_json, results_line, write_folder
 
 EXAMPLES = """
@@ -64,20 +64,19 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--out", type=Path, metavar="DIR", help="index.html with all curves goes here")
 
     tune = commands.add_parser("tune", help="the best settings of a model whose Triton is in explicit model control")
-    bounds = TuneSpec.__dataclass_fields__
     tune.add_argument("--tuning-json", metavar="JSON", help="the model and where the stack file keeps its settings")
     tune.add_argument("--model", help="or: the model's name in Triton")
     tune.add_argument("--p99-ms", type=float, metavar="MS", help="the p99 latency that is allowed (default: any)")
     tune.add_argument("--search", choices=("quick", "exhaustive"), default="quick", help="default: %(default)s")
-    for flag, kind, metavar in (
-        ("instances", arguments.numbers, "1,2,3"),
-        ("max_batch_sizes", arguments.numbers, "1,2,4"),
-        ("queue_delays_us", arguments.delays, "off,0,1000"),
-        ("concurrency", arguments.numbers, "1,4,16"),
+    for flag, kind, values in (
+        ("--instances", arguments.numbers, TuneSpec.instances),
+        ("--max-batch-sizes", arguments.numbers, TuneSpec.max_batch_sizes),
+        ("--queue-delays-us", arguments.delays, TuneSpec.queue_delays_us),
+        ("--concurrency", arguments.numbers, TuneSpec.concurrency),
     ):
-        name = f"--{flag.replace('_', '-')}"
-        tune.add_argument(name, type=kind, default=bounds[flag].default, metavar=metavar, help="default: %(default)s")
-    tune.add_argument("--load-timeout", type=float, default=bounds["load_timeout_s"].default, metavar="SECONDS")
+        shown = ",".join("off" if value == OFF else str(value) for value in values)
+        tune.add_argument(flag, type=kind, default=values, metavar="LIST", help=f"default: {shown}")
+    tune.add_argument("--load-timeout", type=float, default=TuneSpec.load_timeout_s, metavar="SECONDS")
     tune.add_argument("--yes", action="store_true", help="do not ask before the model is loaded with other settings")
     arguments.add_workload_arguments(tune)
     arguments.add_measurement_arguments(tune, TUNE_MEASUREMENT)
