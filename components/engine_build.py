@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components.kubernetes.credentials import StoreAccess, store_environment
+from components.kubernetes.credentials import StoreAccess, hub_environment, store_environment
 from components.kubernetes.disk import WORK_CLAIM
 from components.kubernetes.job import awaited, job_args
 from components.kubernetes.metadata import Scope
@@ -37,7 +37,7 @@ def build_job_args(args: EngineBuildArgs, spec: JobSpec) -> k8s.batch.v1.JobInit
         spec,
         name=f"{args.model}-{spec.name}-{key}",
         service_account=BUILDER,
-        env=store_environment(args.store, hub_token=args.hub_token and spec.needs_hub_token),
+        env=[*store_environment(args.store), *(hub_environment() if args.hub_token and spec.needs_hub_token else [])],
         claims=mounted_claims(args, spec),
         labels={
             "app.kubernetes.io/component": "engine-build",

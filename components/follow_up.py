@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components.kubernetes.credentials import hub_environment
 from components.kubernetes.job import awaited, job_args
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import BUILDER
@@ -17,11 +18,12 @@ from engine_jobs.recipe import JobSpec, content_key
 
 @dataclass(frozen=True, kw_only=True)
 class FollowUpArgs:
-    """`model` is the name in the stack file."""
+    """`model` is the name in the stack file. `hub_token`: there is one."""
 
     scope: Scope
     model: str
     jobs: tuple[JobSpec, ...]
+    hub_token: bool
 
 
 def follow_up_job_args(args: FollowUpArgs, spec: JobSpec) -> k8s.batch.v1.JobInitArgs:
@@ -30,7 +32,7 @@ def follow_up_job_args(args: FollowUpArgs, spec: JobSpec) -> k8s.batch.v1.JobIni
         spec,
         name=f"{args.model}-{spec.name}-{content_key(repr(spec))[:8]}",
         service_account=BUILDER,
-        env=[],
+        env=hub_environment() if args.hub_token and spec.needs_hub_token else [],
         labels={"app.kubernetes.io/component": spec.name, "llm-serving/model": args.model},
         retries=0,
     )

@@ -75,7 +75,8 @@ class ServedModel(pulumi.ComponentResource):
         ModelRoute(name, ModelRouteArgs(scope=scope, model=name, plan=plan, gateway=gateway), child, after=[smoke])
         afterwards = plan.afterwards(service_name(name, plan))
         if afterwards:
-            FollowUp(f"{name}-after", FollowUpArgs(scope=scope, model=name, jobs=afterwards), child, after=[smoke])
+            follow_up = FollowUpArgs(scope=scope, model=name, jobs=afterwards, hub_token=args.hub_token)
+            FollowUp(f"{name}-after", follow_up, child, after=[smoke])
         self.outputs = {
             "url": gateway.address,
             "host": route_host(scope, name, gateway.domain),

@@ -40,7 +40,7 @@ def bucket_job_args(args: EndpointBucketArgs) -> k8s.batch.v1.JobInitArgs:
         spec,
         name=f"bucket-{args.store.name}-{content_key([args.store.bucket_url, args.image, args.store.endpoint])[:8]}",
         service_account=BUILDER,
-        env=store_environment(args.store, hub_token=False),
+        env=store_environment(args.store),
         labels={"app.kubernetes.io/component": "bucket"},
     )
 

@@ -50,8 +50,13 @@ class Access:
     hub_token: pulumi.Input[str] | None
 
 
-def store_environment(store: StoreAccess, *, hub_token: bool) -> list[k8s.core.v1.EnvVarArgs]:
-    """What boto3, google-cloud-storage and huggingface_hub look for in a pod; secrets by reference."""
+def hub_environment() -> list[k8s.core.v1.EnvVarArgs]:
+    """What huggingface_hub looks for in a pod, by reference."""
+    return [_from_secret(HUB_KEY, HUB_SECRET)]
+
+
+def store_environment(store: StoreAccess) -> list[k8s.core.v1.EnvVarArgs]:
+    """What boto3 or google-cloud-storage looks for in a pod; secrets by reference."""
     env = []
     if store.is_s3:
         env += [_from_secret(key, store.secret_name) for key in S3_KEYS]
@@ -60,8 +65,6 @@ def store_environment(store: StoreAccess, *, hub_token: bool) -> list[k8s.core.v
             env.append(k8s.core.v1.EnvVarArgs(name="AWS_ENDPOINT_URL_S3", value=store.endpoint))
     elif store.endpoint:
         env.append(k8s.core.v1.EnvVarArgs(name="STORAGE_EMULATOR_HOST", value=store.endpoint))
-    if hub_token:
-        env.append(_from_secret(HUB_KEY, HUB_SECRET))
     return env
 
 
