@@ -6,7 +6,7 @@ is what Kubernetes asks. The requests themselves go to TorchServe directly.
 
 TorchServe's Python launcher leaves its Java server running when it is ended, so both get the signal, as one process group.
 
-Runs in TorchServe's GPU image too, whose Python is 3.9.
+Runs in TorchServe's GPU image too, whose Python is 3.9, so it imports nothing of this project (which is written for 3.11).
 """
 
 from __future__ import annotations
@@ -26,25 +26,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine_jobs.errors import UserError, run
-
 LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 ASK_TIMEOUT_S = 3.0
 END_TIMEOUT_S = 25.0  # Kubernetes gives 30
 
 
 def read_properties(path: Path) -> dict[str, str]:
-    """Raises UserError where the file is not there, names no model, or has no management address."""
+    """Raises SystemExit where the file is not there, names no model, or has no management address."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: it is part of what `archive` made. Is the storage URI the artifact's?"
+        raise SystemExit(
+            f"error: {path} is missing: it is part of what `archive` made. Is the storage URI the artifact's?"
         ) from None
     properties = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     for key in ("management_address", "model_snapshot"):
         if key not in properties:
-            raise UserError(f"{path} has no {key}")
+            raise SystemExit(f"error: {path} has no {key}")
     return properties
 
 
@@ -113,7 +111,7 @@ def serve(command: Sequence[str], port: int, readiness: Readiness) -> int:
         environment = {**os.environ, "TEMP": str(temporary)}
         child = subprocess.Popen(command, env=environment, cwd=temporary, start_new_session=True)
     except FileNotFoundError as error:
-        raise UserError(f"{command[0]} is not on PATH: run this in an image with TorchServe") from error
+        raise SystemExit(f"error: {command[0]} is not on PATH: run this in an image with TorchServe") from error
 
     def end(number: int, _frame: object) -> None:
         os.killpg(child.pid, number)
@@ -150,4 +148,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    main(sys.argv[1:])
