@@ -144,7 +144,8 @@ def main(argv: Sequence[str]) -> None:
     properties = read_properties(arguments.ts_config)
     readiness = Readiness(properties["management_address"], workers_wanted(properties))
     command = torchserve_command(arguments.ts_config.absolute(), properties)
-    sys.exit(serve(command, arguments.ready_port, readiness))
+    status = serve(command, arguments.ready_port, readiness)
+    sys.exit(status if status >= 0 else 128 - status)  # ended by a signal: as a shell has it
 
 
 if __name__ == "__main__":
