@@ -17,13 +17,12 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from engine_jobs.errors import UserError
-from engine_jobs.triton_python.served.cancellation import CancelFlagReader
+from engine_jobs.triton_python.served.door import Asker, Door
 from engine_jobs.triton_python.served.engine import Engine
-from engine_jobs.triton_python.served.generation import Failure, Generation
+from engine_jobs.triton_python.served.generation import Caller, Failure, Generation
 from engine_jobs.triton_python.served.loading import Loaded, Options, load
 from engine_jobs.triton_python.served.metrics import Metrics
 from engine_jobs.triton_python.served.parameters import (
-    CANCEL_FLAG,
     INPUTS,
     STREAM,
     TEXT_INPUT,
@@ -58,48 +57,59 @@ class TritonPythonModel:
             exclude_input=parameters.get("exclude_input_in_output", "false") == "true",
             vocabulary=self.loaded.vocabulary,
         )
-        self.flags = CancelFlagReader()
         self.engine = Engine(self.loaded.make_scheduler, self._engine_failed)
         self.metrics = Metrics(
             self.name, args.get("model_version", "1"), self.loaded.batching, lambda: self.engine.counts
         )
+        self.door = Door(self.name, self._asked)
         self._log(
             f"{self.loaded.batching} batching, {options.max_sequences} sequences of {self.loaded.max_length} tokens"
         )
 
     def execute(self, requests: Sequence[Any]) -> None:
         for request in requests:
-            sender = request.get_response_sender()
+            caller = _Streamed(request.get_response_sender(), self.output)
             try:
-                self.engine.submit(self._generation(request, sender))
+                check_request_parameters(request.parameters())
+                tensors = {
+                    name: tensor.as_numpy().reshape(-1)
+                    for name in (TEXT_INPUT, STREAM, *INPUTS)
+                    if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
+                }
             except UserError as error:
-                _fail(sender, str(error), pb_utils.TritonError.INVALID_ARG)
-            except Exception as error:
-                _fail(sender, f"{type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+                caller.fail(str(error), Failure.REQUEST)
+            else:
+                self._submit(tensors, caller)
+
+    def _asked(self, tensors: Mapping[str, Sequence[Any]], asker: Asker) -> None:
+        """A question of the front."""
+        self._submit(tensors, _Asked(asker))
 
     def finalize(self) -> None:
+        self.door.close()
         self.metrics.stop()
         self.engine.stop()
 
-    def _generation(self, request: Any, sender: Any) -> Generation:
-        tensors = {
-            name: tensor.as_numpy().reshape(-1)
-            for name in (TEXT_INPUT, STREAM, *INPUTS)
-            if (tensor := pb_utils.get_input_tensor_by_name(request, name)) is not None
-        }
-        flag = check_request_parameters(request.parameters()).get(CANCEL_FLAG)
-        prompt = read_prompt(tensors)
-        parameters = read_parameters(tensors, self.defaults)
-        ids = tokenize(self.loaded, prompt)
-        return Generation(
-            prompt=ids,
-            parameters=parameters,
-            max_tokens=tokens_to_generate(parameters, len(ids), self.defaults),
-            end_ids=self.loaded.end_ids,
-            text=TextStream(self._decode, ids, parameters.stop_words),
-            caller=_Caller(sender, self.output, (lambda: self.flags.is_raised(flag)) if flag else sender.is_cancelled),
-            included="" if parameters.exclude_input else prompt,
-        )
+    def _submit(self, tensors: Mapping[str, Sequence[Any]], caller: Caller) -> None:
+        try:
+            prompt = read_prompt(tensors)
+            parameters = read_parameters(tensors, self.defaults)
+            ids = tokenize(self.loaded, prompt)
+            generation = Generation(
+                prompt=ids,
+                parameters=parameters,
+                max_tokens=tokens_to_generate(parameters, len(ids), self.defaults),
+                end_ids=self.loaded.end_ids,
+                text=TextStream(self._decode, ids, parameters.stop_words),
+                caller=caller,
+                included="" if parameters.exclude_input else prompt,
+            )
+        except UserError as error:
+            caller.fail(str(error), Failure.REQUEST)
+        except Exception as error:
+            caller.fail(f"{type(error).__name__}: {error}", Failure.ENGINE)
+        else:
+            self.engine.submit(generation)
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self.loaded.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -119,13 +129,12 @@ class TritonPythonModel:
         pb_utils.Logger.log_warn(f"{self.name}: {text}")
 
 
-class _Caller:
-    """The one who sent a request, behind Triton's response sender."""
+class _Streamed:
+    """A `Caller` (generation.py) behind Triton's response sender."""
 
-    def __init__(self, sender: Any, output: str, is_cancelled: Any) -> None:
+    def __init__(self, sender: Any, output: str) -> None:
         self._sender = sender
         self._output = output
-        self._is_cancelled = is_cancelled
 
     def send(self, text: str, *, last: bool) -> None:
         tensor = pb_utils.Tensor(self._output, np.array([text.encode()], dtype=np.object_))
@@ -133,21 +142,35 @@ class _Caller:
         self._sender.send(pb_utils.InferenceResponse([tensor]), flags=final)
 
     def fail(self, message: str, why: Failure) -> None:
-        _fail(self._sender, message, _code(why))
+        codes = {
+            Failure.REQUEST: pb_utils.TritonError.INVALID_ARG,
+            Failure.CANCELLED: pb_utils.TritonError.CANCELLED,
+            Failure.ENGINE: pb_utils.TritonError.INTERNAL,
+        }
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, codes[why]))
+        self._sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:
-        return bool(self._is_cancelled())
+        return bool(self._sender.is_cancelled())
 
 
-def _code(why: Failure) -> Any:
-    if why is Failure.CANCELLED:
-        return pb_utils.TritonError.CANCELLED
-    return pb_utils.TritonError.INVALID_ARG if why is Failure.REQUEST else pb_utils.TritonError.INTERNAL
+class _Asked:
+    """A `Caller` (generation.py) behind the front's connection. It never streams."""
 
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+        self._text = ""
 
-def _fail(sender: Any, message: str, code: Any) -> None:
-    response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    def send(self, text: str, *, last: bool) -> None:
+        self._text += text
+        if last:
+            self._asker.answer({"text": self._text})
+
+    def fail(self, message: str, why: Failure) -> None:
+        self._asker.answer({"error": message, "why": why.value})
+
+    def is_cancelled(self) -> bool:
+        return self._asker.is_gone()
 
 
 def tokenize(loaded: Loaded, prompt: str) -> list[int]:

@@ -26,13 +26,8 @@ INPUTS: Final[Mapping[str, str]] = {
 }
 """The optional input tensors beside `text_input`, by Triton's type. One value each; `stop_words` any number."""
 
-CANCEL_FLAG: Final = "llm_serving_cancel_flag"
-"""The request parameter by which the front model hands on where a cancellation shows (`cancellation.py`)."""
-
-PASSED_BY: Final = frozenset(
-    {CANCEL_FLAG, "binary_data_output", "triton_enable_empty_final_response", "priority", "timeout"}
-)
-"""Request parameters that are not ours and are left alone."""
+PASSED_BY: Final = frozenset({"binary_data_output", "priority", "timeout"})
+"""Request parameters that are not ours and are left alone, as are those that begin with `triton_`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +60,49 @@ class Parameters:
     stream: bool
 
 
-def check_request_parameters(text: str) -> Mapping[str, Any]:
-    """A request's parameters (Triton's JSON text). Raises UserError for one that nothing here knows: it is most often a
+def check_request_parameters(text: str) -> None:
+    """Of a request's parameters (Triton's JSON text), raises UserError for one that nothing here knows: it is most often a
     misspelt tensor of `generate`, and a setting that is dropped in silence is worse than an error."""
     found: Mapping[str, Any] = json.loads(text or "{}")
     unknown = sorted(name for name in found if name not in PASSED_BY and not name.startswith("triton_"))
     if unknown:
         raise UserError(f"unknown parameter {', '.join(unknown)}; known here: {', '.join(sorted((*INPUTS, STREAM)))}")
-    return found
+
+
+def one_prompt_each(tensors: Mapping[str, Any], batched: bool) -> list[dict[str, list[Any]]]:
+    """A request's tensors (nested lists; `batched`: their first dimension is Triton's batch) -> those of each of its prompts.
+
+    Stop words are a list; of everything else each prompt has its own value, or all have the one. Texts come as str.
+    Raises UserError where numbers don't fit together or a text is not UTF-8.
+    """
+    prompts = [_text(TEXT_INPUT, prompt) for prompt in _flat(tensors[TEXT_INPUT])]
+    if not prompts:
+        raise UserError(f"{TEXT_INPUT}: there is no prompt in it")
+    made: list[dict[str, list[Any]]] = [{TEXT_INPUT: [prompt], STREAM: [False]} for prompt in prompts]
+    for name, values in tensors.items():
+        if name == TEXT_INPUT:
+            continue
+        if name == STOP_WORDS:
+            lists = values if batched else [values]
+            rows = [[_text(name, word) for word in _flat(each)] for each in lists]
+        else:
+            rows = [[value] for value in _flat(values)]
+        if len(rows) not in (1, len(prompts)):
+            raise UserError(f"{name}: one value, or one for each of the {len(prompts)} prompts; got {len(rows)}")
+        for place, one in enumerate(made):
+            one[name] = rows[place if len(rows) > 1 else 0]
+    return made
+
+
+def _flat(values: Any) -> list[Any]:
+    return [each for value in values for each in _flat(value)] if isinstance(values, list) else [values]
+
+
+def _text(name: str, value: Any) -> str:
+    try:
+        return value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: not UTF-8 text") from None
 
 
 def read_prompt(tensors: Mapping[str, Sequence[Any]]) -> str:
@@ -80,11 +110,7 @@ def read_prompt(tensors: Mapping[str, Sequence[Any]]) -> str:
     prompts = tensors.get(TEXT_INPUT, ())
     if len(prompts) != 1:
         raise UserError(f"{TEXT_INPUT}: this model takes one prompt a request, got {len(prompts)}")
-    prompt = prompts[0]
-    try:
-        return prompt.decode() if isinstance(prompt, bytes) else str(prompt)
-    except UnicodeDecodeError:
-        raise UserError(f"{TEXT_INPUT}: not UTF-8 text") from None
+    return _text(TEXT_INPUT, prompts[0])
 
 
 def read_parameters(tensors: Mapping[str, Sequence[Any]], defaults: Defaults) -> Parameters:
@@ -178,13 +204,7 @@ class _Reader:
         return bool(self._one(name)) if name in self.tensors else default
 
     def texts(self, name: str) -> tuple[str, ...]:
-        try:
-            values = [
-                value.decode() if isinstance(value, bytes) else str(value) for value in self.tensors.get(name, ())
-            ]
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: not UTF-8 text") from None
-        return tuple(value for value in values if value)
+        return tuple(text for value in self.tensors.get(name, ()) if (text := _text(name, value)))
 
     @staticmethod
     def within(name: str, good: bool, limits: str, value: object) -> None:
