@@ -7,13 +7,14 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 PROFILE ?= all
+STACK ?= local
 RUN := $(VENV)/bin/python
 CACHE := $(or $(LLM_SERVING_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/llm-serving)
 export PYTHONDONTWRITEBYTECODE := 1
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 export RUFF_CACHE_DIR := $(CACHE)/ruff
 
-.PHONY: help up down clean test check unit e2e env bench lock schema golden
+.PHONY: help up down clean test check unit env bench load tune lock schema golden
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -51,6 +52,15 @@ env: $(VENV)/.complete ## What a shell needs to run pulumi and kubectl by hand: 
 
 bench: $(VENV)/.complete ## Measure the FasterTransformer conversion on a checkpoint of bloom-560m's shape
 	@$(RUN) -m tests.bench.convert
+
+load: $(VENV)/.complete ## Load-test a served model: make load MODEL=tiny-llama [CONCURRENCY=1,2,4,8,16] [OUT=dir] [PROBE=name] [ARGS=…]
+	@$(RUN) -m stacks.load_target sweep --stack $(STACK) --model $(or $(MODEL),$(error name the model: make load MODEL=tiny-llama)) \
+	  $(if $(PROBE),--probe "$(PROBE)") $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+tune: $(VENV)/.complete ## Search a model's settings under a latency bound: make tune MODEL=tiny-opt [P99_MS=2000] [YES=1] [OUT=dir] [ARGS=…]
+	@$(RUN) -m stacks.load_target tune --stack $(STACK) --model $(or $(MODEL),$(error name the model: make tune MODEL=tiny-opt)) \
+	  $(if $(PROBE),--probe "$(PROBE)") $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) \
+	  $(if $(YES),--yes) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 golden: $(VENV)/.complete ## Write the golden files again, to be read in a diff
 	@UPDATE_GOLDEN=1 $(VENV)/bin/pytest -q tests/golden
