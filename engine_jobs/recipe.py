@@ -128,12 +128,17 @@ class Model:
         return self.questions[0]
 
 
+class ImageReference(Protocol):
+    """Gives the full reference of one of the project's images, built with other values of its build arguments if any are given."""
+
+    def __call__(self, name: str, arguments: Mapping[str, str] = ..., /) -> str: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Platform:
-    """What a recipe may know of where it runs. `image` gives the full reference of one of the project's images;
-    `hub_endpoint` is None for huggingface.co."""
+    """What a recipe may know of where it runs. `hub_endpoint` is None for huggingface.co."""
 
-    image: Callable[[str], str]
+    image: ImageReference
     namespace: str
     hub_endpoint: str | None
 

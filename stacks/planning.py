@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine_jobs.errors import UserError
 from engine_jobs.images import content_tag
 from engine_jobs.lifecycle import Status
-from engine_jobs.recipe import Model, Plan, Platform, Question, Source
+from engine_jobs.recipe import ImageReference, Model, Plan, Platform, Question, Source
 from engine_jobs.recipes import recipes
 from engine_jobs.smoke_test.decode import Json
 from stacks.gpus import gpu
@@ -35,8 +35,8 @@ NO_HUB = Hub(commit=lambda _, revision: revision, config=lambda *_: None)
 computes, unless the stack file pins a commit; and nothing is checked that needs the model's configuration."""
 
 
-def image_reference(images: ImageSettings, name: str) -> str:
-    return images.pinned.get(name) or f"{images.registry}/{name}:{content_tag(name)}"
+def image_reference(images: ImageSettings, name: str, arguments: Mapping[str, str] | None = None) -> str:
+    return images.pinned.get(name) or f"{images.registry}/{name}:{content_tag(name, arguments or {})}"
 
 
 def image_names(settings: Settings) -> list[str]:
@@ -44,9 +44,9 @@ def image_names(settings: Settings) -> list[str]:
     unresolved = settings.platform.images.model_copy(update={"registry": "", "pinned": {}})
     asked: set[str] = {JOBS_IMAGE, SMOKE_TEST_IMAGE}
 
-    def note(name: str) -> str:
+    def note(name: str, arguments: Mapping[str, str] | None = None, /) -> str:
         asked.add(name)
-        return image_reference(unresolved, name)
+        return image_reference(unresolved, name, arguments)
 
     for name, model in settings.models.items():
         _plan_model(name, model, settings, NO_HUB, note)
@@ -55,14 +55,14 @@ def image_names(settings: Settings) -> list[str]:
 
 def plan_models(settings: Settings, hub: Hub) -> dict[str, Plan]:
     """The plan of each model. Raises UserError, with the model's name, for what can't be resolved or built."""
-    images = settings.platform.images
-    return {
-        name: _plan_model(name, model, settings, hub, lambda image: image_reference(images, image))
-        for name, model in settings.models.items()
-    }
+
+    def image(name: str, arguments: Mapping[str, str] | None = None, /) -> str:
+        return image_reference(settings.platform.images, name, arguments)
+
+    return {name: _plan_model(name, model, settings, hub, image) for name, model in settings.models.items()}
 
 
-def _plan_model(name: str, settings: ModelSettings, stack: Settings, hub: Hub, image: Callable[[str], str]) -> Plan:
+def _plan_model(name: str, settings: ModelSettings, stack: Settings, hub: Hub, image: ImageReference) -> Plan:
     platform, resources = stack.platform, settings.resources
     try:
         model = Model(

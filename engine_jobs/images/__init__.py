@@ -14,6 +14,7 @@ same reason.
 import hashlib
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -81,17 +82,26 @@ def _declared() -> dict[str, Image]:
 IMAGES = _declared()
 
 
-@cache
-def content_tag(name: str, repository: Path = REPOSITORY) -> str:
-    """The image's tag: the first 16 hex digits of a sha256 over its base's tag, its build arguments, and the
-    paths and bytes of its files.
+def content_tag(name: str, arguments: Mapping[str, str] | None = None, repository: Path = REPOSITORY) -> str:
+    """The image's tag: the first 16 hex digits of a sha256 over its base's tag, its build arguments (`arguments` in the place of the
+    image's own), and the paths and bytes of its files.
 
-    Raises KeyError for a name that is not in IMAGES.
+    Raises KeyError for a name that is not in IMAGES, and for an argument that the image has not.
     """
     image = IMAGES[name]
+    for argument in arguments or {}:
+        if argument not in image.args:
+            raise KeyError(f"the image {name} has no build argument {argument}")
+    return _tag(name, tuple(sorted({**image.args, **(arguments or {})}.items())), repository)
+
+
+@cache
+def _tag(name: str, arguments: tuple[tuple[str, str], ...], repository: Path) -> str:
+    image = IMAGES[name]
     digest = hashlib.sha256()
-    digest.update(f"base {content_tag(image.base, repository) if image.base else '-'}\n".encode())
-    for argument, value in sorted(image.args.items()):
+    base = content_tag(image.base, repository=repository) if image.base else "-"
+    digest.update(f"base {base}\n".encode())
+    for argument, value in arguments:
         digest.update(f"arg {argument}={value}\n".encode())
     for file in (image.containerfile, *source_files(image, repository)):
         content = hashlib.sha256((repository / file).read_bytes()).hexdigest()
@@ -101,4 +111,4 @@ def content_tag(name: str, repository: Path = REPOSITORY) -> str:
 
 def reference(name: str, repository: Path = REPOSITORY) -> str:
     """The full name under which the local stack loads the image, such as `localhost/llm-serving/jobs:0123456789abcdef`."""
-    return f"{PREFIX}/{name}:{content_tag(name, repository)}"
+    return f"{PREFIX}/{name}:{content_tag(name, repository=repository)}"

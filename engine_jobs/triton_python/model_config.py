@@ -4,7 +4,8 @@
 <name>_stream   holds the weights; decoupled: `generate_stream` and gRPC streams
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,3 +89,27 @@ def _config(name: str, model: ServedModel) -> Any:
         config.input.add(name=tensor, data_type=kind, dims=(-1 if tensor == STOP_WORDS else 1,), optional=True)
     config.output.add(name=model.output_tensor, data_type="TYPE_STRING", dims=(1,))
     return config
+
+
+def models_text(models: Sequence[ServedModel]) -> str:
+    """Models as the value of the repository program's --models."""
+    return json.dumps(
+        [
+            {
+                "name": model.name,
+                "outputTensor": model.output_tensor,
+                "instances": model.instances,
+                "maxBatchSize": model.max_batch_size,
+                "dynamicBatching": None
+                if model.dynamic_batching is None
+                else {
+                    "maxQueueDelayMicroseconds": model.dynamic_batching.max_queue_delay_microseconds,
+                    "preferredBatchSizes": list(model.dynamic_batching.preferred_batch_sizes),
+                },
+                "gpu": model.gpu,
+                "parameters": dict(sorted(model.parameters.items())),
+            }
+            for model in models
+        ],
+        separators=(",", ":"),
+    )

@@ -130,30 +130,6 @@ def _link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def models_text(models: Sequence[ServedModel]) -> str:
-    """The value of --models."""
-    return json.dumps(
-        [
-            {
-                "name": model.name,
-                "outputTensor": model.output_tensor,
-                "instances": model.instances,
-                "maxBatchSize": model.max_batch_size,
-                "dynamicBatching": None
-                if model.dynamic_batching is None
-                else {
-                    "maxQueueDelayMicroseconds": model.dynamic_batching.max_queue_delay_microseconds,
-                    "preferredBatchSizes": list(model.dynamic_batching.preferred_batch_sizes),
-                },
-                "gpu": model.gpu,
-                "parameters": dict(sorted(model.parameters.items())),
-            }
-            for model in models
-        ],
-        separators=(",", ":"),
-    )
-
-
 def read_models(text: str) -> list[ServedModel]:
     """The inverse of `models_text`. Raises UserError."""
     try:

@@ -31,7 +31,7 @@ def make_plan(
     )
     settings = FasterTransformerSettings(name="fastertransformer", tensor_parallel_size=tensor_parallel_size)
     platform = Platform(
-        image=lambda role: f"registry.test/{role}:{image}",
+        image=lambda role, _=None: f"registry.test/{role}:{image}",
         namespace="models",
         hub_endpoint="http://hub.test",
     )

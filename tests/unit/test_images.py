@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine_jobs.image import REPOSITORY, source_files
-from engine_jobs.images import IMAGES, content_tag, reference
+from engine_jobs.images import IMAGES, _tag, content_tag, reference
 
 LOCAL = [name for name, image in IMAGES.items() if image.local]
 BY_TRITON = {"triton_python_backend_utils"}  # of files that a Job only copies; Triton brings it
@@ -28,8 +28,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def tags(checkout: Path) -> dict[str, str]:
-    content_tag.cache_clear()
-    return {name: content_tag(name, checkout) for name in IMAGES}
+    _tag.cache_clear()
+    return {name: content_tag(name, repository=checkout) for name in IMAGES}
 
 
 def made_on(base: str) -> set[str]:
@@ -73,6 +73,12 @@ class TestATagChangesWithWhatGoesIn:
     def test_with_its_base(self, checkout: Path) -> None:
         assert made_on("base") > {"base", "jobs", "smoke-test", "triton-cpu", "transformer", "storage-initializer"}
         assert changed_by(checkout, "engine_jobs/images/base/packages.txt") == made_on("base")
+
+    def test_with_another_value_of_a_build_argument(self) -> None:
+        other = {"TRANSFORMERS": "git+https://github.com/huggingface/transformers.git@main"}
+        assert content_tag("triton-python", other) != content_tag("triton-python")
+        with pytest.raises(KeyError, match="no build argument TRANSFORMER"):
+            content_tag("triton-python", {"TRANSFORMER": "x"})
 
     def test_with_a_build_argument(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = tags(REPOSITORY)

@@ -36,7 +36,7 @@ MODEL = Model(
     store="gs://bucket/models",
     gpu=gpu("nvidia-tesla-t4", "gpu"),
 )
-PLATFORM = Platform(image=lambda name: f"registry.test/{name}:v1", namespace="models", hub_endpoint=None)
+PLATFORM = Platform(image=lambda name, _=None: f"registry.test/{name}:v1", namespace="models", hub_endpoint=None)
 
 
 def settings(setup_config: dict[str, Any] | None = None, **more: Any) -> TorchServeAccelerateSettings:

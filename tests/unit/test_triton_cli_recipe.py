@@ -33,7 +33,7 @@ CPU_MODEL = replace(
     job_resources=Resources(cpu="1", memory="1Gi"),
     predictor_resources=Resources(cpu="1", memory="1Gi"),
 )
-PLATFORM = Platform(image=lambda name: f"registry.test/{name}:v1", namespace="models", hub_endpoint=None)
+PLATFORM = Platform(image=lambda name, _=None: f"registry.test/{name}:v1", namespace="models", hub_endpoint=None)
 
 
 def make_plan(model: Model = MODEL, platform: Platform = PLATFORM, **settings: Any) -> Plan:

@@ -30,7 +30,7 @@ MODEL = Model(
     gpu=L4,
     disk_claim="llama-disk",
 )
-PLATFORM = Platform(image=lambda name: f"registry.test/{name}:v1", namespace="models", hub_endpoint=None)
+PLATFORM = Platform(image=lambda name, _=None: f"registry.test/{name}:v1", namespace="models", hub_endpoint=None)
 
 
 def make_plan(model: Model = MODEL, **settings: Any) -> Plan:
