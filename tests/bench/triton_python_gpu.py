@@ -28,7 +28,7 @@ from tests.bench.triton_python_load import Measured, measure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHECKPOINT = Path("/tmp/llama-7b")
-HTTP_PORT = 18000
+HTTP_PORT = 18280
 MAX_TOKENS = 15
 PROMPT = "How can you be"
 MODEL = "llama7b"
@@ -81,6 +81,19 @@ def pack(folder: Path) -> None:
 
 def _repositories() -> dict[str, dict[str, bytes]]:
     """The model repositories to measure, files by path; the checkpoint is put in where it is made."""
+    plain = (Path(__file__).parent / "plain_model.py").read_bytes()
+    return {
+        "engine": engine_files(gpu=True),
+        "plain": {f"{MODEL}/config.pbtxt": plain_config("").encode(), f"{MODEL}/1/model.py": plain},
+        "plain-batched": {
+            f"{MODEL}/config.pbtxt": plain_config("dynamic_batching { }\nmax_batch_size: 8").encode(),
+            f"{MODEL}/1/model.py": plain,
+        },
+    }
+
+
+def engine_files(*, gpu: bool) -> dict[str, bytes]:
+    """The recipe's own repository of one model, less the checkpoint."""
     from engine_jobs.triton_python.model_config import ServedModel, config_texts
     from engine_jobs.triton_python.repository import SERVED, code_files
 
@@ -90,24 +103,21 @@ def _repositories() -> dict[str, dict[str, bytes]]:
         instances=16,
         max_batch_size=0,
         dynamic_batching=None,
-        gpu=True,
-        parameters={"dtype": "float16", "max_length": "512", "max_sequences": "16", "max_tokens": str(MAX_TOKENS)},
-    )
-    engine: dict[str, bytes] = {}
-    for name, text in config_texts(served).items():
-        engine[f"{name}/config.pbtxt"] = text.encode()
-        program = "front_model.py" if name == MODEL else "engine_model.py"
-        engine[f"{name}/1/model.py"] = (SERVED / program).read_bytes()
-        engine.update({f"{name}/1/{path}": file.read_bytes() for path, file in code_files().items()})
-    plain = (Path(__file__).parent / "plain_model.py").read_bytes()
-    return {
-        "engine": engine,
-        "plain": {f"{MODEL}/config.pbtxt": plain_config("").encode(), f"{MODEL}/1/model.py": plain},
-        "plain-batched": {
-            f"{MODEL}/config.pbtxt": plain_config("dynamic_batching { }\nmax_batch_size: 8").encode(),
-            f"{MODEL}/1/model.py": plain,
+        gpu=gpu,
+        parameters={
+            "dtype": "float16" if gpu else "float32",
+            "max_length": "512",
+            "max_sequences": "16",
+            "max_tokens": str(MAX_TOKENS),
         },
-    }
+    )
+    files: dict[str, bytes] = {}
+    for name, text in config_texts(served).items():
+        files[f"{name}/config.pbtxt"] = text.encode()
+        program = "front_model.py" if name == MODEL else "engine_model.py"
+        files[f"{name}/1/model.py"] = (SERVED / program).read_bytes()
+        files.update({f"{name}/1/{path}": file.read_bytes() for path, file in code_files().items()})
+    return files
 
 
 def plain_config(batching: str, kind: str = "KIND_GPU", checkpoint: Path = CHECKPOINT, dtype: str = "float16") -> str:
@@ -150,10 +160,11 @@ def prepare(folder: Path, tree: Path) -> dict[str, str]:
     (version / "checkpoint").symlink_to(CHECKPOINT)
     # The pack is made seldom: what is measured is this checkout's code.
     served = REPOSITORY / "engine_jobs" / "triton_python" / "served"
-    for path in served.glob("*.py"):
-        shutil.copy(path, version / "engine_jobs" / "triton_python" / "served")
-    shutil.copy(served / "engine_model.py", version / "model.py")
-    shutil.copy(served / "front_model.py", version.parents[1] / MODEL / "1" / "model.py")
+    front = version.parents[1] / MODEL / "1"
+    for folder_there, model_py in ((front, "front_model.py"), (version, "engine_model.py")):
+        for path in served.glob("*.py"):
+            shutil.copy(path, folder_there / "engine_jobs" / "triton_python" / "served")
+        shutil.copy(served / model_py, folder_there / "model.py")
     return {
         **{key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")},
         "PATH": f"{venv}/bin:{os.environ['PATH']}",

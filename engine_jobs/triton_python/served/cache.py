@@ -80,8 +80,8 @@ def _token_writer(keys: Sequence[Any], values: Sequence[Any]) -> Any:
     try:
         from engine_jobs.triton_python.served.kernels import write_token
 
-        tried = [torch.zeros_like(each[0][:1, :, :1]) for each in (keys, values)]
-        write_token(keys[0], values[0], *tried, torch.zeros(1, dtype=torch.long, device=keys[0].device))
+        key, value = (torch.zeros_like(each[0][:1, :, :1]) for each in (keys, values))
+        write_token(keys[0], values[0], key, value, torch.zeros(1, dtype=torch.long, device=keys[0].device))
         torch.cuda.synchronize()
     except Exception:
         return None

@@ -49,7 +49,7 @@ class Fusions:
             self._replace(module, lambda states: functional.rms_norm(states, weight.shape, weight, epsilon), "norms")
 
     def _merge(self, module: Any, names: tuple[str, ...]) -> None:
-        layers = [getattr(module, name, None) for name in names]
+        layers: list[Any] = [getattr(module, name, None) for name in names]
         if any(type(layer) is not torch.nn.Linear or "forward" in vars(layer) for layer in layers):
             return
         first = layers[0]
@@ -59,7 +59,7 @@ class Fusions:
             return
         _Merged(layers)
         for layer in layers:
-            self._undo.append(lambda layer=layer: vars(layer).pop("forward", None))
+            self._undo.append(partial(_forget, layer))
         self._counts["merged projections"] = self._counts.get("merged projections", 0) + 1
 
     def _rotary(self, model: Any) -> None:
@@ -94,8 +94,13 @@ class Fusions:
 
     def _replace(self, module: Any, forward: Callable[..., Any], what: str) -> None:
         module.forward = forward
-        self._undo.append(lambda: vars(module).pop("forward", None))
+        self._undo.append(partial(_forget, module))
         self._counts[what] = self._counts.get(what, 0) + 1
+
+
+def _forget(module: Any) -> None:
+    """Its class's forward again."""
+    module.__dict__.pop("forward", None)
 
 
 class _Merged:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -73,7 +74,7 @@ class SlotModel:
                 self._last = (graph, len(tokens), max(positions) + 1, length)
                 return self._begun()
         self._last = None
-        return Begun(self._run(graph, lambda *both: self._decode(*both, length), inputs, draws))
+        return Begun(self._run(graph, partial(self._decode, length=length), inputs, draws))
 
     def go_on(self) -> "Begun | None":
         if self._last is None:
