@@ -1,5 +1,6 @@
 """Every recipe on the local cluster, as a caller of its model meets it: exact answers, refusals with a reason, and service after them."""
 
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ def generate(prompt: str, tokens: int) -> dict[str, Any]:
     """The tutorials' request to TensorRT-LLM's models."""
     ends = {"bad_words": "", "stop_words": "", "pad_id": 2, "end_id": 2}
     return {"text_input": prompt, "max_tokens": tokens, **ends}
+
+
+def infer(prompt: str) -> dict[str, Any]:
+    """The tutorial's request to Triton's Python backend."""
+    return {"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [1], "data": [prompt]}]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +76,20 @@ CASES = [
         text=ML,
     ),
     Case(
+        model="two-models",
+        path="/v2/models/tiny-opt/infer",
+        body=infer("I am going"),
+        answer=("outputs", 0, "data", 0),
+        text="I am going to be in the market for a new laptop soon. I",
+    ),
+    Case(
+        model="two-models",
+        path="/v2/models/tiny-llama/generate",
+        body={"text_input": "How can you be"},
+        answer=("text",),
+        text="How can you be sure that you are getting the best deal on your car",
+    ),
+    Case(
         model="bloom-torchserve",
         path="/v1/models/bloom:predict",
         body={"instances": [{"data": KUBERNETES, "max_new_tokens": 18}]},
@@ -84,6 +104,10 @@ REFUSED = [
     ("tiny-llama", "/v2/models/ensemble/generate", generate("Hello", 0), "max_tokens"),
     ("llama-manual", "/v2/models/ensemble/generate", {"text_input": "Hello"}, "max_tokens"),
     ("llama-import", "/v2/models/llama-import/generate", generate("", 5), "empty"),
+    ("two-models", "/v2/models/tiny-opt/infer", infer(""), "empty"),
+    ("two-models", "/v2/models/tiny-llama/generate", {"text_input": "again and " * 900}, "256"),
+    ("two-models", "/v2/models/tiny-opt/generate", {"text_input": "Hello", "max_tokens": -1}, "max_tokens"),
+    ("two-models", "/v2/models/tiny-opt/generate", {"text_input": "Hello", "temprature": 1.0}, "temprature"),
     ("bloom-torchserve", "/v1/models/bloom:predict", {"instances": [""]}, "empty"),
     ("bloom-torchserve", "/v1/models/bloom:predict", {"instances": ["again and " * 900]}, "80"),
     ("bloom-torchserve", "/v1/models/bloom:predict", {"instances": 5}, "instances"),
@@ -129,6 +153,52 @@ class TestEachRecipeServesItsModel:
         served = {stack.models[case.model].recipe.name for case in CASES} | {"fastertransformer"}
         assert served == {model.recipe.name for model in stack.models.values()}
         assert set(models) == set(stack.models)
+
+
+class TestAStream:
+    @pytest.mark.parametrize(
+        ("model", "path", "body", "answer", "text"),
+        [
+            (
+                "two-models",
+                "/v2/models/tiny-opt_stream/generate_stream",
+                {"text_input": "How can you be"},
+                "text",
+                "How can you be sure that you are getting the best deal on your car",
+            ),
+            (
+                "llama-import",
+                "/v2/models/llama-import/generate_stream",
+                {**generate(PLAYER, 30), "stream": True},
+                "text_output",
+                JORDAN,
+            ),
+        ],
+    )
+    def test_comes_in_pieces_that_make_the_answer(
+        self, models: Mapping[str, Any], model: str, path: str, body: dict[str, Any], answer: str, text: str
+    ) -> None:
+        served = models[model]
+        pieces = []
+        with httpx.stream(
+            "POST", f"{served['url']}{path}", headers={"Host": served["host"]}, json=body, timeout=120
+        ) as response:
+            assert response.status_code == 200
+            pieces += [json.loads(line[5:])[answer] for line in response.iter_lines() if line.startswith("data:")]
+        assert "".join(pieces) == text and len([piece for piece in pieces if piece]) > 5
+
+
+class TestModelsOfAServerInExplicitControl:
+    def test_one_is_unloaded_and_loaded_while_the_other_serves(self, models: Mapping[str, Any]) -> None:
+        opt = next(case for case in CASES if case.path == "/v2/models/tiny-opt/infer")
+        llama = next(case for case in CASES if case.path == "/v2/models/tiny-llama/generate")
+        try:
+            assert post(models, "two-models", "/v2/repository/models/tiny-opt/unload", {}).status_code == 200
+            assert post(models, opt.model, opt.path, opt.body).status_code >= 400
+            assert asked(models, llama) == llama.text
+        finally:
+            assert post(models, "two-models", "/v2/repository/models/tiny-opt/load", {}).status_code == 200
+        assert asked(models, opt) == opt.text
 
 
 class TestAWrongRequest:
