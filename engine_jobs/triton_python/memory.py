@@ -13,6 +13,7 @@ TYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 RUNTIME_BYTES: Final = 1 << 30
 """The CUDA context and PyTorch's own work spaces: about so much for each process on a GPU."""
 DEFAULT_LENGTH: Final = 2048
+"""What served/loading.py takes at most where no length is set: 16 rows of a model's whole context rarely fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ def model_memory(name: str, config: Mapping[str, Json], settings: ServedModelSet
     ends = vocabulary * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
     item = TYPE_BYTES.get(settings.dtype) or TYPE_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
     positions = _number(config, "max_position_embeddings", "n_positions", "seq_length") or DEFAULT_LENGTH
-    length = settings.max_length or positions
+    length = settings.max_length or min(positions, DEFAULT_LENGTH)
     kv = settings.max_sequences * length * 2 * layers * kv_heads * head * item
     return ModelMemory(
         name=name, weights=(weight + ends) * item, kv=kv, rows=f"{settings.max_sequences} x {length} tokens"

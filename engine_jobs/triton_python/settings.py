@@ -31,7 +31,7 @@ class ServedModelSettings(StackModel):
     max_length: int | None = Field(
         default=None,
         ge=2,
-        description="Prompt and answer together, in tokens, at most; left out: what the model was made for.",
+        description="Prompt and answer together, in tokens, at most; left out: the checkpoint's own length, 2048 at most.",
     )
     max_sequences: int = Field(
         default=16, ge=1, description="Requests that are generated at the same time; each has its row of the KV cache."

@@ -1,6 +1,9 @@
 """What a request may ask, its text piece by piece, and the way from the front's process to the engine's."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -185,3 +188,21 @@ def test_a_front_asks_and_hears_and_taking_a_question_back_shows() -> None:
         door.close()
     with pytest.raises(UserError, match="a-model_stream, which holds the weights, is not loaded"):
         Questions("a-model_stream", server=os.getppid()).ask("late", {"text": "x"})
+
+
+def test_a_process_that_dies_takes_its_server_with_it_and_one_that_is_unloaded_does_not() -> None:
+    program = (
+        "import os, signal, subprocess, sys, time\n"
+        "from engine_jobs.triton_python.served.watch import Watch\n"
+        "if (child := os.fork()) == 0:\n"
+        "    watch = Watch('a-model_stream')\n"
+        "    if sys.argv[1] == 'unloaded':\n"
+        "        watch.dismiss()\n"
+        "    os._exit(1)\n"
+        "os.waitpid(child, 0)\n"
+        "time.sleep(float(sys.argv[2]))\n"
+    )
+    for how, seconds, code in (("died", "30", -signal.SIGTERM), ("unloaded", "1", 0)):
+        done = subprocess.run([sys.executable, "-c", program, how, seconds], capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert ("the engine a-model_stream died: ending the server" in done.stderr) is (how == "died")

@@ -236,6 +236,7 @@ class WholeBatchScheduler:
             lambda: [None if each.finished else each.draw() for each in self._running],
             self._accept,
         )
+        self.counts.cancelled += sum(each.cancelled for each in self._running)
         self._running = []
         self.counts.running = 0
 

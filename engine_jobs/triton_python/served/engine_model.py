@@ -33,6 +33,7 @@ from engine_jobs.triton_python.served.parameters import (
     tokens_to_generate,
 )
 from engine_jobs.triton_python.served.text import TextStream
+from engine_jobs.triton_python.served.watch import Watch
 
 
 class TritonPythonModel:
@@ -62,6 +63,7 @@ class TritonPythonModel:
             self.name, args.get("model_version", "1"), self.loaded.batching, lambda: self.engine.counts
         )
         self.door = Door(self.name, self._asked)
+        self.watch = Watch(self.name)
         self._log(
             f"{self.loaded.batching} batching, {options.max_sequences} sequences of {self.loaded.max_length} tokens"
         )
@@ -86,6 +88,7 @@ class TritonPythonModel:
         self._submit(tensors, _Asked(asker))
 
     def finalize(self) -> None:
+        self.watch.dismiss()
         self.door.close()
         self.metrics.stop()
         self.engine.stop()
@@ -118,7 +121,7 @@ class TritonPythonModel:
     def _engine_failed(self, error: Exception) -> None:
         pb_utils.Logger.log_error(f"{self.name}: {type(error).__name__}: {error}")
         if is_device_lost(error):
-            # Nothing on this device works from here on. Triton starts an ended process again.
+            # Nothing on this device works from here on; with this process the server ends and is started again (watch.py).
             pb_utils.Logger.log_error(f"{self.name}: the GPU's context is lost, so this process ends")
             os._exit(1)
 
