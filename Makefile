@@ -57,9 +57,9 @@ load: $(VENV)/.complete ## Load-test a served model: make load MODEL=tiny-llama 
 	@$(RUN) -m stacks.load_target sweep --stack $(STACK) --model $(or $(MODEL),$(error name the model: make load MODEL=tiny-llama)) \
 	  $(if $(PROBE),--probe "$(PROBE)") $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
-tune: $(VENV)/.complete ## Search a model's settings under a latency bound: make tune MODEL=tiny-opt [P99_MS=2000] [YES=1] [OUT=dir] [ARGS=…]
-	@$(RUN) -m stacks.load_target tune --stack $(STACK) --model $(or $(MODEL),$(error name the model: make tune MODEL=tiny-opt)) \
-	  $(if $(PROBE),--probe "$(PROBE)") $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) \
+tune: $(VENV)/.complete ## Search a model's settings under a latency bound: make tune MODEL=two-models SERVED=tiny-opt [P99_MS=2000] [YES=1] [OUT=dir] [ARGS=…]
+	@$(RUN) -m stacks.load_target tune --stack $(STACK) --model $(or $(MODEL),$(error name the model: make tune MODEL=two-models)) \
+	  $(if $(SERVED),--served-model $(SERVED)) $(if $(PROBE),--probe "$(PROBE)") $(if $(P99_MS),--p99-ms $(P99_MS)) $(if $(CONCURRENCY),--concurrency $(CONCURRENCY)) \
 	  $(if $(YES),--yes) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 golden: $(VENV)/.complete ## Write the golden files again, to be read in a diff

@@ -37,16 +37,15 @@ class TestALoadReport:
 
 class TestATuning:
     def test_ranks_settings_and_serves_as_before(self, environment: Mapping[str, str], tmp_path: Path) -> None:
-        done = load_target(
-            environment,
-            *("tune", "--stack", "local", "--model", "two-models", "--yes", "--search", "exhaustive"),
-            *("--instances", "1,4", "--max-batch-sizes", "4", "--queue-delays-us", "off,0", "--concurrency", "4"),
-            *("--out", str(tmp_path / "tuning")),
-        )
+        search = "--search exhaustive --instances 1,4 --max-batch-sizes 4 --queue-delays-us off,0 --concurrency 4"
+        what = "tune --stack local --model two-models --served-model tiny-opt --yes --out"
+        done = load_target(environment, *what.split(), str(tmp_path / "tuning"), *search.split())
         assert done.returncode == 0, done.stderr
         assert "instances:" in done.stdout
         ranked = json.loads((tmp_path / "tuning" / "results.json").read_text())
-        assert len(ranked["trials"]) == 4
+        assert len(ranked["trials"]) == 1 + 4, "the settings as they were, and each combination"
+        after = load_target(environment, *"sweep --stack local --model two-models --concurrency 1 --window 1".split())
+        assert after.returncode == 0, after.stderr
 
     def test_refuses_a_server_that_is_not_for_it(self, environment: Mapping[str, str]) -> None:
         done = load_target(environment, "tune", "--stack", "local", "--model", "tiny-llama", "--yes")
