@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,11 @@ class TestTheTutorialsRequest:
         status, answer = ask(served[1], model, text_input="Who? " * 80)
         assert status >= 400 and "max_input_len" in answer["error"]
         assert ask(served[1], model)[0] == 200
+
+
+class TestUnderLoad:
+    def test_every_answer_is_whole_and_the_server_lives(self, served: tuple[str, Server]) -> None:
+        """Answers that end while the watch for hung-up clients looks at them: Triton 2.51 dies of a question too late."""
+        with ThreadPoolExecutor(6) as pool:
+            answers = list(pool.map(lambda _: ask(served[1], "tensorrt_llm_bls"), range(150)))
+        assert {(status, answer.get("text_output")) for status, answer in answers} == {(200, ANSWER)}

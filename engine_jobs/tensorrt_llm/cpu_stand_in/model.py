@@ -104,7 +104,7 @@ class TritonPythonModel:
             [
                 Job(
                     generation=generation,
-                    cancelled=lambda: reply.ended or cancelled(),
+                    cancelled=lambda: reply.ended or reply.stopped or cancelled(),
                     changed=partial(reply.changed, row),
                     failed=reply.failed,
                 )
@@ -120,7 +120,7 @@ class TritonPythonModel:
 
     def _stop(self, name: str) -> None:
         for reply in self.running.pop(name, []):
-            reply.failed(Cancelled("the request was stopped"))
+            reply.stopped = True
 
 
 def _send(sender: Any, wanted: set[str], outputs: Outputs | None, last: bool) -> None:

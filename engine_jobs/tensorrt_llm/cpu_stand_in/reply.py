@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine_jobs.tensorrt_llm.cpu_stand_in.batcher import Cancelled
 from engine_jobs.tensorrt_llm.cpu_stand_in.generation import Generation
 from engine_jobs.tensorrt_llm.cpu_stand_in.tensors import answer_tensors, stacked
 
@@ -18,7 +19,8 @@ Send = Callable[[Outputs | None, bool], None]
 @dataclass(kw_only=True)
 class Reply:
     """`streaming`: a response for each step that gave a token, with just the new ones. `decoupled` without it: one for each row,
-    as soon as it is done. Neither: one for the whole request. `fillings`: each row's padding token."""
+    as soon as it is done. Neither: one for the whole request. `fillings`: each row's padding token. `stopped`: another request has
+    asked for its end; only the thread that answers may end it, for Triton 2.51 dies of a question about a request that has its answer."""
 
     generations: list[Generation]
     send: Send
@@ -29,6 +31,7 @@ class Reply:
     with_log_probs: list[bool]
     fillings: list[int]
     ended: bool = False
+    stopped: bool = False
     _sent: dict[int, int] = field(default_factory=dict)
 
     def changed(self, row: int) -> None:
@@ -49,7 +52,7 @@ class Reply:
         """Ends the request with an error, once."""
         if not self.ended:
             self.ended = True
-            self.fail(error)
+            self.fail(Cancelled("the request was stopped") if self.stopped else error)
 
     def _stream(self, row: int) -> None:
         generation = self.generations[row]

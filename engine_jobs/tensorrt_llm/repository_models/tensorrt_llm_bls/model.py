@@ -144,6 +144,9 @@ class Run:
         self.is_cancelled = is_cancelled
         self.id = str(secrets.randbits(62) + 1)
         self.stopping = False
+        self.ended = False
+        # Triton 2.51 ends with a segmentation fault when a request is asked about that has been answered.
+        self.asking = threading.Lock()
 
     def answers(self) -> Iterator[dict[str, Any]]:
         """The answers' tensors, text_output BYTES[1,beams] among them. Raises ModelError, UserError and Cancelled."""
@@ -161,6 +164,8 @@ class Run:
             yield from self._told(answers, streams="stream" in self.row and bool(np.any(self.row["stream"])))
         finally:
             self.model.running.discard(self)
+            with self.asking:
+                self.ended = True
         if self.stopping:
             raise Cancelled
 
@@ -173,9 +178,10 @@ class Run:
 
     def stop_if_cancelled(self) -> None:
         """Called from the watching thread: tells the engine's model, whose next answer to this row is then its last."""
-        if self.stopping or not self.is_cancelled():
-            return
-        self.stopping = True
+        with self.asking:
+            if self.ended or self.stopping or not self.is_cancelled():
+                return
+            self.stopping = True
         try:
             list(
                 _call(
