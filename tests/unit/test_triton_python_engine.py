@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from engine_jobs.triton_python.served.engine import Answers, Engine, SlotScheduler, WholeBatchScheduler
+from engine_jobs.triton_python.served.engine import Answers, Engine
 from engine_jobs.triton_python.served.generation import Draw, Failure, Generation, Step
 from engine_jobs.triton_python.served.parameters import Defaults, Parameters, read_parameters
+from engine_jobs.triton_python.served.schedulers import SlotScheduler, WholeBatchScheduler
 from engine_jobs.triton_python.served.text import TextStream
 
 END = 0
@@ -127,7 +128,7 @@ def asked(prompt: Sequence[int], **tensors: object) -> tuple[Generation, Caller]
 
 def scheduler(backend: Rows, pause: int = 0) -> SlotScheduler:
     answers = Answers(clock=iter(float(second) for second in range(10**6)).__next__)
-    return SlotScheduler(backend, answers.handle, decode_steps_between_prefills=pause)
+    return SlotScheduler(backend, answers, decode_steps_between_prefills=pause)
 
 
 def run(made: SlotScheduler | WholeBatchScheduler, more: Callable[[int], bool] = lambda _: False) -> None:
@@ -269,7 +270,7 @@ def test_whole_batches_answer_as_slots_do() -> None:
                 for text, token in zip(texts, tokens, strict=True):
                     text.append(token)
 
-    made = WholeBatchScheduler(Whole(), Answers().handle)
+    made = WholeBatchScheduler(Whole(), Answers())
     callers = [asked(prompt, max_tokens=1 + number) for number, prompt in enumerate(PROMPTS)]
     for generation, _ in callers:
         made.add(generation)
@@ -281,7 +282,7 @@ def test_whole_batches_answer_as_slots_do() -> None:
 
 def test_the_threads_answer_many_callers_at_once_and_end() -> None:
     failures: list[Exception] = []
-    engine = Engine(lambda deliver: SlotScheduler(Rows(3), deliver), failures.append)
+    engine = Engine(lambda outlet: SlotScheduler(Rows(3), outlet), failures.append)
     callers: list[tuple[Caller, str]] = []
     lock = threading.Lock()
 
@@ -303,3 +304,16 @@ def test_the_threads_answer_many_callers_at_once_and_end() -> None:
     assert not failures
     assert len(callers) == 80
     assert all(caller.text == wanted for caller, wanted in callers)
+
+
+def test_unloading_answers_those_who_run_and_those_who_wait() -> None:
+    engine = Engine(lambda outlet: SlotScheduler(Rows(1), outlet), lambda _: None)
+    callers = []
+    for _ in range(3):
+        generation, caller = asked([1], max_tokens=10**6)
+        generation.end_ids = frozenset()
+        engine.submit(generation)
+        callers.append(caller)
+    engine.stop()
+    assert all(caller.done.is_set() for caller in callers)
+    assert {caller.failure for caller in callers} == {("the model is being unloaded", Failure.ENGINE)}

@@ -15,8 +15,8 @@ import transformers
 
 from engine_jobs.errors import UserError
 from engine_jobs.triton_python.served.check import TOLERANCE, largest_error
-from engine_jobs.triton_python.served.engine import Deliver, Scheduler, SlotScheduler, WholeBatchScheduler
 from engine_jobs.triton_python.served.fused import Fusions
+from engine_jobs.triton_python.served.schedulers import Outlet, Scheduler, SlotScheduler, WholeBatchScheduler
 from engine_jobs.triton_python.served.slots import NotForSlots, SlotModel
 from engine_jobs.triton_python.served.whole_batches import WholeBatchModel
 
@@ -58,7 +58,7 @@ class Loaded:
     """`batching`: in-flight or whole-batches. `end_ids`: any of them ends an answer."""
 
     tokenizer: Any
-    make_scheduler: Callable[[Deliver], Scheduler]
+    make_scheduler: Callable[[Outlet], Scheduler]
     batching: str
     max_length: int
     vocabulary: int
@@ -88,13 +88,13 @@ def load(folder: Path, options: Options, log: Callable[[str], None], warn: Calla
             warn(
                 f"no in-flight batching for {type(model).__name__}: {reason}. It answers whole batches through generate."
             )
-    made: Callable[[Deliver], Scheduler]
+    made: Callable[[Outlet], Scheduler]
     if slots is not None:
         made = _slot_scheduler(slots, options)
     else:
         pad = next((each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id) if each is not None), 0)
         whole = WholeBatchModel(model, rows=options.max_sequences, max_length=max_length, pad_id=pad)
-        made = lambda deliver: WholeBatchScheduler(whole, deliver)  # noqa: E731
+        made = lambda outlet: WholeBatchScheduler(whole, outlet)  # noqa: E731
     return Loaded(
         tokenizer=tokenizer,
         make_scheduler=made,
@@ -105,9 +105,9 @@ def load(folder: Path, options: Options, log: Callable[[str], None], warn: Calla
     )
 
 
-def _slot_scheduler(slots: SlotModel, options: Options) -> Callable[[Deliver], Scheduler]:
+def _slot_scheduler(slots: SlotModel, options: Options) -> Callable[[Outlet], Scheduler]:
     pause = options.decode_steps_between_prefills
-    return lambda deliver: SlotScheduler(slots, deliver, decode_steps_between_prefills=pause)
+    return lambda outlet: SlotScheduler(slots, outlet, decode_steps_between_prefills=pause)
 
 
 def _slots(model: Any, vocabulary: int, max_length: int, options: Options, log: Callable[[str], None]) -> SlotModel:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import triton_python_backend_utils as pb_utils
 
-from engine_jobs.triton_python.served.engine import Counts
+from engine_jobs.triton_python.served.schedulers import Counts
 
 GAUGES: Final = {
     "running": "Sequences in the running batch",

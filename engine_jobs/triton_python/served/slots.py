@@ -12,6 +12,7 @@ from engine_jobs.errors import UserError
 from engine_jobs.triton_python.served import sampling
 from engine_jobs.triton_python.served.cache import SlotCache
 from engine_jobs.triton_python.served.generation import Draw
+from engine_jobs.triton_python.served.graphs import Begun, Graph
 
 PREFILL_TOKENS: Final = 4096
 """One prefill reads at most so many tokens, padding counted; a longer prompt is read alone."""
@@ -46,7 +47,7 @@ class SlotModel:
             shapes = self._cache_shapes()
             self._check_memory(shapes)
             self._cache = SlotCache(shapes, rows, max_length, self._dtype, self._device)
-        self._graphs: dict[tuple[str, int, int], _Graph] = {}
+        self._graphs: dict[tuple[str, int, int], Graph] = {}
         self._last: Any = None
         self._hosts: list[Any] = []
 
@@ -62,7 +63,7 @@ class SlotModel:
         last = [len(prompts[row]) - 1 for row in chosen]
         return self._run(graph, self._prefill, (ids, rows, last), draws)
 
-    def start(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> "Begun":
+    def start(self, tokens: Sequence[int], positions: Sequence[int], draws: Sequence[Draw | None]) -> Begun:
         length = _bucket(max(positions) + 1, self._max_length, SHORTEST_VIEW)
         graph = self._graphs.get(("decode", _bucket(len(tokens), self.rows), length))
         padding = [0] * (graph.batch - len(tokens) if graph else 0)
@@ -76,7 +77,7 @@ class SlotModel:
         self._last = None
         return Begun(self._run(graph, partial(self._decode, length=length), inputs, draws))
 
-    def go_on(self) -> "Begun | None":
+    def go_on(self) -> Begun | None:
         if self._last is None:
             return None
         graph, count, position, length = self._last
@@ -87,7 +88,7 @@ class SlotModel:
             self._last = (graph, count, position + 1, length)
             return self._begun()
 
-    def _begun(self) -> "Begun":
+    def _begun(self) -> Begun:
         """Has the tokens copied to the host behind the computation; two buffers, for two steps may be under way."""
         graph, count, _, _ = self._last
         self._hosts.reverse()
@@ -116,7 +117,7 @@ class SlotModel:
             for length in _doubling(SHORTEST_PROMPT, min(GRAPHED_PROMPT, self._max_length))
             if batch * length <= GRAPHED_PREFILL_TOKENS
         ]
-        graphs: dict[tuple[str, int, int], _Graph] = {}
+        graphs: dict[tuple[str, int, int], Graph] = {}
         self._hosts = [
             (torch.zeros(self.rows, dtype=torch.long, pin_memory=True), torch.cuda.Event()) for _ in range(2)
         ]
@@ -128,7 +129,7 @@ class SlotModel:
                 compute: Callable[..., Any] = _then_ready_for_next(self._decode, length)
             else:
                 shapes, compute = ((batch, length), (batch,), (batch,)), self._prefill
-            graphs[kind, batch, length] = _Graph(compute, shapes, self._device, pool)
+            graphs[kind, batch, length] = Graph(compute, shapes, self._device, pool)
         progress(f"{len(graphs)} CUDA graphs captured (batches {batches}, up to {self._max_length} tokens)")
         self._graphs = graphs
 
@@ -216,59 +217,6 @@ class SlotModel:
                 f"{free / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB are free beside the weights. Lower maxSequences or "
                 "maxLength, or serve fewer models on this GPU."
             )
-
-
-class Begun:
-    """A `Step` (generation.py): its tokens, or where they will be once `event` has passed."""
-
-    def __init__(self, tokens: Any, event: Any = None) -> None:
-        self._tokens = tokens
-        self._event = event
-
-    def tokens(self) -> list[int]:
-        if self._event is None:
-            return list(self._tokens)
-        self._event.synchronize()
-        found: list[int] = self._tokens.tolist()
-        return found
-
-
-class _Graph:
-    """One captured computation, its inputs and outputs at fixed addresses."""
-
-    def __init__(self, compute: Callable[..., Any], shapes: Sequence[tuple[int, ...]], device: Any, pool: Any) -> None:
-        self.batch = shapes[-1][0]
-        sizes = [torch.Size(shape).numel() for shape in shapes]
-        # One buffer, so that one copy brings all inputs.
-        self._host = torch.zeros(sum(sizes), dtype=torch.long, pin_memory=True)
-        self._buffer = torch.zeros(sum(sizes), dtype=torch.long, device=device)
-        inputs = [part.view(shape) for part, shape in zip(self._buffer.split(sizes), shapes, strict=True)]
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode():
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                compute(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-                self._outputs = compute(*inputs)
-
-    @property
-    def tokens(self) -> Any:
-        return self._outputs[1]
-
-    def replay(self, inputs: Sequence[Any] | None = None) -> Any:
-        """With inputs, or with what the last replay left there."""
-        if inputs is None:
-            self._graph.replay()
-            return self._outputs
-        flat: list[int] = []
-        for each in inputs:
-            flat.extend(each if not each or not isinstance(each[0], list) else (value for row in each for value in row))
-        self._host.copy_(torch.tensor(flat))
-        self._buffer.copy_(self._host, non_blocking=True)
-        self._graph.replay()
-        return self._outputs
 
 
 def attention_windows(config: Any, max_length: int) -> dict[str, int | None]:
