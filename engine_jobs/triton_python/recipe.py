@@ -1,6 +1,7 @@
 """Triton's Python backend with transformers: any causal language model of the Hub, several in one server, batched in flight."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 from engine_jobs.build_chain import BuildChain
@@ -144,7 +145,14 @@ def _runtime(model: Model, served: list[ServedModel], settings: TritonPythonSett
         ready_path="/v2/health/ready",
         start_timeout_seconds=settings.start_timeout_seconds,
         shared_memory=settings.shared_memory,
+        env={"OMP_NUM_THREADS": str(_threads(model.predictor_resources.cpu_limit or model.predictor_resources.cpu))},
     )
+
+
+def _threads(cpu: str) -> int:
+    """Whole cores of a Kubernetes quantity, 1 at least: PyTorch would take all that the node has."""
+    cores = int(cpu.removesuffix("m")) / 1000 if cpu.endswith("m") else float(cpu)
+    return max(1, math.ceil(cores))
 
 
 def _subject(made: Artifact, runtime: Runtime, service: Service) -> str:

@@ -14,7 +14,9 @@ STACK_FILES = sorted([*STACKS_DIR.glob("Pulumi.*.yaml"), *STACKS_DIR.glob("examp
 
 @pytest.fixture(autouse=True)
 def same_images_whatever_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stacks.planning.content_tag", lambda name, arguments: "-".join([f"content-of-{name}", *arguments.values()]))
+    monkeypatch.setattr(
+        "stacks.planning.content_tag", lambda name, arguments: "-".join([f"content-of-{name}", *arguments.values()])
+    )
 
 
 class TestWhatAStackRendersIsReviewed:
