@@ -44,7 +44,9 @@ class TestATuning:
         assert "instances:" in done.stdout
         ranked = json.loads((tmp_path / "tuning" / "results.json").read_text())
         assert len(ranked["trials"]) == 1 + 4, "the settings as they were, and each combination"
-        after = load_target(environment, *"sweep --stack local --model two-models --concurrency 1 --window 1".split())
+        after = load_target(
+            environment, *["sweep", "--stack", "local", "--model", "two-models", "--concurrency", "1", "--window", "1"]
+        )
         assert after.returncode == 0, after.stderr
 
     def test_refuses_a_server_that_is_not_for_it(self, environment: Mapping[str, str]) -> None:

@@ -221,7 +221,7 @@ def test_an_example_is_a_whole_stack_file(name: str) -> None:
 def test_every_image_that_a_plan_names_is_described() -> None:
     named: set[str] = set()
 
-    def image(name: str) -> str:
+    def image(name: str, _: object = None) -> str:
         named.add(name)
         return name
 
