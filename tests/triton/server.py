@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster.paths import REPOSITORY
-from localcluster.wheelhouse import ensure_wheels
+from localcluster.paths import REPOSITORY, default_paths
+from localcluster.wheelhouse import ensure_wheels, read_lock
 
-CACHE = Path.home() / ".cache" / "llm-serving"
 LOCK = REPOSITORY / "engine_jobs" / "images" / "triton-cpu" / "requirements.lock"
 READY_SECONDS = 60.0
 
@@ -44,19 +43,21 @@ class Server:
 
 def triton_home() -> Path:
     """The unpacked wheel, with the Python backend's stub beside its library."""
-    home = CACHE / "test-triton"
+    paths = default_paths()
+    (triton,) = (each for each in read_lock(LOCK) if each.name == "nvidia-pytriton")
+    home = paths.cache / f"test-triton-{triton.version}"
     if home.is_dir():
         return home
-    ensure_wheels(CACHE / "wheels", [LOCK], print)
-    (wheel,) = (CACHE / "wheels").glob("nvidia_pytriton-*.whl")
-    partial = CACHE / f".test-triton.{os.getpid()}"
+    ensure_wheels(paths.wheels, [LOCK], print)
+    (wheel,) = paths.wheels.glob(f"{triton.wheel_prefix}*.whl")
+    partial = paths.cache / f".test-triton.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(partial)
-    triton = partial / "pytriton" / "tritonserver"
-    stub = triton / "backends" / "python" / "triton_python_backend_stub"
-    shutil.copyfile(triton / "python_backend_stubs" / "3.11" / stub.name, stub)
-    for program in (stub, triton / "bin" / "tritonserver"):
+    unpacked = partial / "pytriton" / "tritonserver"
+    stub = unpacked / "backends" / "python" / "triton_python_backend_stub"
+    shutil.copyfile(unpacked / "python_backend_stubs" / "3.11" / stub.name, stub)
+    for program in (stub, unpacked / "bin" / "tritonserver"):
         program.chmod(0o755)
     partial.rename(home)
     return home
