@@ -14,7 +14,6 @@ from engine_jobs.recipe import (
     Model,
     Plan,
     Platform,
-    Port,
     RecipeSettings,
     Runtime,
     Service,
@@ -31,9 +30,10 @@ from engine_jobs.smoke_test.spec import (
     Tensor,
     v2_probes,
 )
+from engine_jobs.triton_ports import GRPC_PORT, HTTP_PORT
+from engine_jobs.triton_runtime import triton_runtime
 
 Backend = Literal["fastertransformer", "python-cpu-stand-in"]
-
 
 GRPC_PROBE = GrpcProbe(
     name="gRPC",
@@ -131,25 +131,18 @@ def _jobs(chain: BuildChain, settings: FasterTransformerSettings, image: str) ->
 
 
 def _runtime(model: Model, settings: FasterTransformerSettings, platform: Platform) -> Runtime:
-    return Runtime(
+    return triton_runtime(
+        model,
         name="tritonserver-ft",
         image=platform.image("triton-cpu" if settings.backend == CPU_STAND_IN else "triton-ft"),
         command=(
             "tritonserver",
             "--model-store=/mnt/models",
-            "--grpc-port=9000",
-            "--http-port=8080",
+            f"--grpc-port={GRPC_PORT}",
+            f"--http-port={HTTP_PORT}",
             "--allow-grpc=true",
             "--allow-http=true",
         ),
-        ports=(Port(name="http1", number=8080), Port(name="h2c", number=9000)),
-        protocol_versions=("v2", "grpc-v2"),
-        model_format="triton",
-        model_format_version="2",
-        metrics_port=8002,
-        metrics_path="/metrics",
-        resources=model.predictor_resources,
-        ready_path="/v2/health/ready",
         start_timeout_seconds=settings.start_timeout_seconds,
         shared_memory="256Mi",
     )

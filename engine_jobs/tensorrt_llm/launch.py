@@ -3,11 +3,9 @@
 from typing import Final
 
 from engine_jobs.tensorrt_llm.model_configs import REPOSITORY, SERVED_DIR
+from engine_jobs.triton_ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
 
 SCRIPT: Final = "run_triton.sh"
-HTTP_PORT: Final = 8080
-GRPC_PORT: Final = 9000
-METRICS_PORT: Final = 8002
 
 
 def launch_script(world_size: int, served_dir: str = SERVED_DIR, *, one_process: bool = False) -> str:

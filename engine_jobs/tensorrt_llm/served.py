@@ -3,14 +3,15 @@
 from typing import Final
 
 from engine_jobs.build_chain import BuildChain
-from engine_jobs.recipe import Model, Platform, Port, Question, Runtime, Service
+from engine_jobs.recipe import Model, Platform, Question, Runtime, Service
 from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.spec import HttpProbe, InferenceServiceTarget, SmokeTest, v2_probes
 from engine_jobs.tensorrt_llm.build_jobs import SHARED_MEMORY, environment, image_of
 from engine_jobs.tensorrt_llm.engine_plan import EnginePlan
-from engine_jobs.tensorrt_llm.launch import GRPC_PORT, HTTP_PORT, METRICS_PORT, SCRIPT
+from engine_jobs.tensorrt_llm.launch import SCRIPT
 from engine_jobs.tensorrt_llm.model_configs import SERVED_DIR
 from engine_jobs.tensorrt_llm.settings import EngineSettings
+from engine_jobs.triton_runtime import triton_runtime
 
 RUNTIME: Final = "triton-trtllm"
 ENSEMBLE: Final = "ensemble"
@@ -22,19 +23,12 @@ TUTORIAL_END_ID: Final = 2
 
 def runtime(model: Model, plan: EnginePlan, settings: EngineSettings, platform: Platform) -> Runtime:
     """The tutorial's ClusterServingRuntime, started by the artifact's own script."""
-    return Runtime(
+    return triton_runtime(
+        model,
         name=f"{RUNTIME}-{platform.namespace}",
         cluster_wide=True,
         image=platform.image(image_of(plan, settings.backend)),
         command=("sh", f"{SERVED_DIR}/{SCRIPT}"),
-        ports=(Port(name="http1", number=HTTP_PORT), Port(name="h2c", number=GRPC_PORT)),
-        protocol_versions=("v2", "grpc-v2"),
-        model_format="triton",
-        model_format_version="2",
-        metrics_port=METRICS_PORT,
-        metrics_path="/metrics",
-        resources=model.predictor_resources,
-        ready_path="/v2/health/ready",
         start_timeout_seconds=settings.start_timeout_seconds,
         shared_memory=SHARED_MEMORY,
         env=environment(plan, settings.backend),

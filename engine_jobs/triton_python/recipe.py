@@ -15,7 +15,6 @@ from engine_jobs.recipe import (
     Model,
     Plan,
     Platform,
-    Port,
     Question,
     Runtime,
     Service,
@@ -24,9 +23,11 @@ from engine_jobs.recipe import (
 )
 from engine_jobs.smoke_test.decode import Json
 from engine_jobs.smoke_test.spec import HttpProbe, InferenceServiceTarget, SmokeTest, v2_probes
+from engine_jobs.triton_ports import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from engine_jobs.triton_python.memory import check_memory, model_memory
 from engine_jobs.triton_python.model_config import DynamicBatching, ServedModel, config_texts, models_text
 from engine_jobs.triton_python.settings import ServedModelSettings, TritonPythonSettings
+from engine_jobs.triton_runtime import triton_runtime
 
 NAME = "triton-python"
 REPOSITORY_IMAGE = "triton-python-repository"
@@ -128,21 +129,14 @@ def _runtime(model: Model, served: list[ServedModel], settings: TritonPythonSett
     explicit = ("--model-control-mode=explicit", *loaded) if settings.model_control == "explicit" else ()
     arguments = {"TRANSFORMERS": settings.transformers.requirement} if settings.transformers else {}
     on_gpu = model.predictor_resources.gpus > 0
-    return Runtime(
+    return triton_runtime(
+        model,
         name="triton-python",
         image=platform.image(GPU_IMAGE, arguments) if on_gpu else platform.image(CPU_IMAGE),
         command=(
-            *("tritonserver", "--model-repository=/mnt/models", "--http-port=8080", "--grpc-port=9000"),
-            *("--metrics-port=8002", "--disable-auto-complete-config", *explicit),
+            *("tritonserver", "--model-repository=/mnt/models", f"--http-port={HTTP_PORT}", f"--grpc-port={GRPC_PORT}"),
+            *(f"--metrics-port={METRICS_PORT}", "--disable-auto-complete-config", *explicit),
         ),
-        ports=(Port(name="http1", number=8080), Port(name="h2c", number=9000)),
-        protocol_versions=("v2", "grpc-v2"),
-        model_format="triton",
-        model_format_version="2",
-        metrics_port=8002,
-        metrics_path="/metrics",
-        resources=model.predictor_resources,
-        ready_path="/v2/health/ready",
         start_timeout_seconds=settings.start_timeout_seconds,
         shared_memory=settings.shared_memory,
         env={"OMP_NUM_THREADS": str(_threads(model.predictor_resources.cpu_limit or model.predictor_resources.cpu))},
