@@ -81,5 +81,5 @@ class TestAProfileIsAPartOfAStackFile:
         assert yaml.safe_load(select(self.FILE, ["all"])) == yaml.safe_load(self.FILE.read_text())
 
     def test_a_name_that_is_neither_is_refused_with_those_that_are(self) -> None:
-        with pytest.raises(UserError, match=r"no model or recipe is called vllm; known: all, fastertransformer"):
+        with pytest.raises(UserError, match=r"no model or recipe is called vllm; known: all, .*fastertransformer"):
             select(Path(self.FILE), ["vllm", "tiny-bloom"])
