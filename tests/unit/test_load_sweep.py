@@ -23,7 +23,7 @@ from engine_jobs.load.sample import Answered, Sample
 from engine_jobs.load.spec import Workload, to_json
 from engine_jobs.load.write import read_result
 from engine_jobs.smoke_test import HttpProbe, UrlTarget
-from tests.unit.load_servers import Handler, failing, generate, serving, stream
+from tests.unit.load_servers import Handler, failing, generate, serving, stream, take_interrupts
 
 PATH = "/v2/models/ensemble/generate"
 BODY = '{"text_input": "What is ML?", "max_tokens": 20}'
@@ -325,23 +325,14 @@ class TestTheResults:
         with serving({("POST", PATH): generate(0.01)}) as url:
             workload = Workload(name="tiny", target=UrlTarget(url=url), probe=probe)
             command = (sys.executable, "-m", "engine_jobs.load", "sweep", "--workload-json", to_json(workload), *QUICK)
-            more = (
-                "--concurrency",
-                "1,2",
-                "--max-windows",
-                "1000",
-                "--stability-percentage",
-                "0.001",
-                "--progress",
-                "lines",
-            )
-            first = (*more[:1], "1,2", "--window", "1", "--max-windows", "3", "--progress", "lines")
+            first = ("--concurrency", "1,2", "--window", "1", "--max-windows", "3", "--progress", "lines")
             process = subprocess.Popen(
                 [*command, *first, "--out", str(tmp_path / "out")],
                 stderr=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                preexec_fn=take_interrupts,
             )
             assert process.stderr is not None
             assert "concurrency 1: " in next(line for line in process.stderr if line.startswith("concurrency"))

@@ -23,6 +23,7 @@ from engine_jobs.load.snippet import stack_snippet
 from engine_jobs.load.spec import OFF, Candidate, Tuning
 from engine_jobs.load.write import read_result
 from tests.unit.fake_triton import CONFIGURATION, MODEL, FakeTriton, fake_triton
+from tests.unit.load_servers import take_interrupts
 
 ASK = ("--path", f"/v2/models/{MODEL}/generate", "--data", '{"text_input": "I am going"}', "--answer", "/text_output")
 QUICK = ("--window", "0.2", "--warm-up", "0.05", "--min-requests", "4", "--max-windows", "3")
@@ -145,7 +146,13 @@ class TestItDisturbsNothingUnasked:
             command = [sys.executable, "-m", "engine_jobs.load", "tune", "--url", url, *ASK, *SMALL, "--model", MODEL]
             quick = ["--window", "0.3", "--warm-up", "0.1", "--max-windows", "3"]
             more = ["--yes", "--out", str(tmp_path / "out"), "--progress", "lines", *quick]
-            process = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                [*command, *more],
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=take_interrupts,
+            )
             assert process.stderr is not None
             assert next(line for line in process.stderr if line.startswith(f"{MODEL}_config_0"))
             assert triton.configuration != CONFIGURATION
