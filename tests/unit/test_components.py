@@ -5,6 +5,7 @@ import pytest
 from pulumi._types import input_type_to_dict, is_input_type
 
 from components.engine_build import EngineBuildArgs, build_job_args
+from components.follow_up import FollowUpArgs, follow_up_job_args
 from components.kserve.inference_service import inference_service_spec, revision, service_name
 from components.kserve.model_route import GatewayAddress, ModelRouteArgs, http_route_spec, route_host
 from components.kserve.serving_runtime import runtime_name, serving_runtime_spec
@@ -13,7 +14,7 @@ from components.kubernetes.disk import DiskArgs, claim_args, persistent_volume_a
 from components.kubernetes.metadata import Scope
 from components.kubernetes.namespace import predictor_account_args, smoke_test_role_args
 from components.smoke_test import SmokeTestArgs, smoke_job_args, smoke_job_name
-from engine_jobs.recipe import Plan
+from engine_jobs.recipe import JobSpec, Plan, Resources, Step
 from tests.unit.plans import make_plan
 
 SCOPE = Scope(stack="test", namespace="models")
@@ -254,6 +255,26 @@ class TestAModelWithADisk:
         assert mounting == ["disk"]
         assert pods["disk"]["nodeSelector"] == {"gpu": "nvidia-l4"}
         assert [toleration["key"] for toleration in pods["disk"]["tolerations"]] == ["nvidia.com/gpu"]
+
+
+class TestAJobThatRunsAfterwards:
+    SPEC = JobSpec(
+        name="benchmark",
+        image="i",
+        steps=(Step(name="measure", command=("measure",)),),
+        resources=Resources(cpu="1", memory="1Gi"),
+        timeout_seconds=60,
+        needs_hub_token=True,
+    )
+
+    def test_is_keyed_by_what_it_runs_and_has_the_token_and_the_work_volume(self) -> None:
+        args = FollowUpArgs(scope=SCOPE, model="llama", jobs=(self.SPEC,), hub_token=True)
+        job = plain(follow_up_job_args(args, self.SPEC))
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        assert {"HF_TOKEN"} <= {e["name"] for e in container["env"]}
+        assert "/mnt/work" in [mount["mountPath"] for mount in container["volumeMounts"]]
+        other = dataclasses.replace(self.SPEC, image="j")
+        assert plain(follow_up_job_args(args, other))["metadata"]["name"] != job["metadata"]["name"]
 
 
 class TestAGcsStoreNeedsNoKeys:
