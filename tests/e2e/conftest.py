@@ -11,6 +11,11 @@ from localcluster.local_stack import STACK, cluster_is_running, stack_environmen
 from tests.e2e.stack_runs import TestStack, local_config
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What ends the cluster comes after all else."""
+    items.sort(key=lambda item: item.get_closest_marker("destructive") is not None)
+
+
 @pytest.fixture(scope="session")
 def environment() -> Mapping[str, str]:
     if not cluster_is_running():
