@@ -8,6 +8,7 @@ import kubernetes
 import pytest
 
 from localcluster.local_stack import STACK, cluster_is_running, stack_environment
+from stacks.settings import read_stack_file, stack_file
 from tests.e2e.stack_runs import TestStack, local_config
 
 
@@ -32,7 +33,7 @@ def cluster(environment: Mapping[str, str]) -> kubernetes.client.ApiClient:
 def local(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> TestStack:
     """The `local` stack as `make up` left it. Tests look at it and leave it alone."""
     file = tmp_path_factory.mktemp("local") / f"Pulumi.{STACK}.yaml"
-    return TestStack(name=STACK, file=file, environment=environment, config=local_config("models", "engines"))
+    return TestStack(name=STACK, file=file, environment=environment, config=read_stack_file(stack_file(STACK)))
 
 
 @pytest.fixture(scope="module")

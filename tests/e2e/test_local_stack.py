@@ -82,7 +82,7 @@ class TestSecretsStaySecret:
         secrets = [
             s
             for s in api.list_namespaced_secret("models").items
-            if s.metadata.name in ("store-credentials", "hub-token")
+            if s.metadata.name in ("store-s3", "hub-token")
         ]
         assert len(secrets) == 2
         for secret in secrets:
@@ -95,7 +95,7 @@ class TestSecretsStaySecret:
         import base64
 
         api = kubernetes.client.CoreV1Api(cluster)
-        secret = api.read_namespaced_secret("store-credentials", "models").data["AWS_SECRET_ACCESS_KEY"]
+        secret = api.read_namespaced_secret("store-s3", "models").data["AWS_SECRET_ACCESS_KEY"]
         value = base64.b64decode(secret).decode()
         jobs = kubernetes.client.BatchV1Api(cluster).list_namespaced_job("models").items
         assert len(jobs) >= 4
