@@ -80,9 +80,7 @@ class TestSecretsStaySecret:
         api = kubernetes.client.CoreV1Api(cluster)
         state = local.export()
         secrets = [
-            s
-            for s in api.list_namespaced_secret("models").items
-            if s.metadata.name in ("store-s3", "hub-token")
+            s for s in api.list_namespaced_secret("models").items if s.metadata.name in ("store-s3", "hub-token")
         ]
         assert len(secrets) == 2
         for secret in secrets:
