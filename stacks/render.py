@@ -1,5 +1,6 @@
 """All that a stack would make, as YAML, from the same program: no engine, cluster, network or credentials."""
 
+import asyncio
 import runpy
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ def render(stack: str, file: Path) -> list[dict[str, Any]]:
     """Every Kubernetes object, in the order of kind, namespace and name; then, for each model, the configuration files that its
     build writes into its artifact. Raises UserError for a mistake in the stack file."""
     inputs = for_rendering(stack, file, read_stack_file(file))
+    # Pulumi's runtime takes the thread's event loop, and whoever ran one before in this process took it away with it.
+    asyncio.set_event_loop(asyncio.new_event_loop())
     recorder = _Recorder()
     set_mocks(recorder, project=PROJECT, stack=stack, preview=False)
     deploy = runpy.run_path(str(PROGRAM), run_name=PROJECT)["deploy"]

@@ -59,7 +59,12 @@ class SetupConfig(BaseModel):
     torch_dtype: Literal["float16", "bfloat16", "float32", "auto"] = Field(
         default="float16", description="Type of the weights and of what is computed; auto: the checkpoint's."
     )
-    max_length: int = Field(default=80, ge=2, description="Longest text in tokens, prompt included.")
+    max_length: int = Field(
+        default=80,
+        ge=2,
+        description="Longest text in tokens, prompt included.",
+        json_schema_extra={"type": ["integer", "string"]},
+    )
 
     @model_validator(mode="after")
     def _loads(self) -> "SetupConfig":

@@ -112,7 +112,8 @@ class TestEveryMistakeIsNamedWithFileKeyAndFix:
 class TestTheSchemaAgreesWithTheModel:
     def test_every_stack_file_satisfies_it(self) -> None:
         jsonschema.Draft202012Validator.check_schema(stack_schema())
-        for file in stack_file("local").parent.glob("Pulumi.*.yaml"):
+        folder = stack_file("local").parent
+        for file in (*folder.glob("Pulumi.*.yaml"), *folder.glob("examples/*.yaml")):
             jsonschema.validate(yaml.safe_load(file.read_text()), stack_schema())
 
     def test_an_unknown_key_does_not(self) -> None:
