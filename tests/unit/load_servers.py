@@ -4,7 +4,6 @@ event streams."""
 import asyncio
 import contextlib
 import json
-import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -91,8 +90,3 @@ def serving(routes: dict[tuple[str, str], Handler]) -> Iterator[str]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
-
-
-def take_interrupts() -> None:
-    """For a child process: SIGINT ends it also where the tests run in the background, whose processes ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)

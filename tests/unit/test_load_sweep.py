@@ -23,7 +23,8 @@ from engine_jobs.load.sample import Answered, Sample
 from engine_jobs.load.spec import Workload, to_json
 from engine_jobs.load.write import read_result
 from engine_jobs.smoke_test import HttpProbe, UrlTarget
-from tests.unit.load_servers import Handler, failing, generate, serving, stream, take_interrupts
+from tests.unit.interrupts import take_interrupts
+from tests.unit.load_servers import Handler, failing, generate, serving, stream
 
 PATH = "/v2/models/ensemble/generate"
 BODY = '{"text_input": "What is ML?", "max_tokens": 20}'

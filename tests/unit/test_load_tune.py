@@ -23,7 +23,7 @@ from engine_jobs.load.snippet import stack_snippet
 from engine_jobs.load.spec import OFF, Candidate, Tuning
 from engine_jobs.load.write import read_result
 from tests.unit.fake_triton import CONFIGURATION, MODEL, FakeTriton, fake_triton
-from tests.unit.load_servers import take_interrupts
+from tests.unit.interrupts import take_interrupts
 
 ASK = ("--path", f"/v2/models/{MODEL}/generate", "--data", '{"text_input": "I am going"}', "--answer", "/text_output")
 QUICK = ("--window", "0.2", "--warm-up", "0.05", "--min-requests", "4", "--max-windows", "3")

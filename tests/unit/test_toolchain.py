@@ -17,6 +17,7 @@ from localcluster import go_build
 from localcluster.paths import REPOSITORY
 from localcluster.tool_families import Family, Official, load_families, load_family, parse_version
 from localcluster.toolchain import BUILD_ORDER, Source, Toolchain, find_official, foreign_path
+from tests.unit.interrupts import take_interrupts
 
 # Stands in for `go`: counts its builds, and writes an executable that prints the version it was told to.
 FAKE_GO = """\
@@ -287,7 +288,9 @@ class TestMissingToolsAreBuiltOnceAndWhole:
         )
         command = [sys.executable, "-c", program, str(family.source), str(tmp_path / "tools")]
         environment = {**os.environ, "FAKE_GO_SECONDS": "60", "PYTHONPATH": str(REPOSITORY)}
-        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+        with subprocess.Popen(
+            command, env=environment, stderr=subprocess.DEVNULL, cwd=tmp_path, preexec_fn=take_interrupts
+        ) as process:
             deadline = time.monotonic() + 30
             while not go_log.read_text() and time.monotonic() < deadline:
                 time.sleep(0.05)
