@@ -199,7 +199,7 @@ class TestMistakes:
     def test_an_unknown_component_is_answered_with_the_known_ones(self) -> None:
         done = localcluster("logs", "etdc")
         assert done.returncode == 1
-        assert "there is no component 'etdc': name one of containerd, coredns, etcd, hub" in done.stderr
+        assert "there is no component 'etdc': name one of containerd, coredns, etcd, gcs, hub" in done.stderr
 
     def test_logs_are_printed(self) -> None:
         done = localcluster("logs", "kserve-controller", "--lines", "5")
