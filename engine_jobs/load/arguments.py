@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 from engine_jobs.errors import UserError
@@ -11,6 +10,7 @@ from engine_jobs.load.spec import OFF, Measurement, Workload, from_json
 from engine_jobs.load.workload import with_values
 from engine_jobs.smoke_test.cluster import ClusterAccess
 from engine_jobs.smoke_test.decode import Json
+from engine_jobs.smoke_test.input_text import read_text
 from engine_jobs.smoke_test.spec import HttpProbe, UrlTarget
 
 OWN = ("url", "host", "path", "data", "answer", "expect_text")
@@ -101,7 +101,7 @@ def workload(options: argparse.Namespace) -> Workload:
     else:
         if both := [name for name in OWN if getattr(options, name) is not None]:
             raise UserError(f"the workload says it all, so --{both[0].replace('_', '-')} has no place beside it")
-        text = options.workload_json if options.workload_json is not None else _read(options.workload)
+        text = options.workload_json if options.workload_json is not None else read_text(options.workload)
         asked = from_json(Workload, text, "--workload-json" if options.workload is None else options.workload)
     return _adjusted(asked, options)
 
@@ -111,7 +111,7 @@ def _from_url(options: argparse.Namespace) -> Workload:
         raise UserError("--url needs --path, and --data for a POST")
     body: Json = None
     if options.data is not None:
-        text = _read(options.data[1:]) if options.data.startswith("@") else options.data
+        text = read_text(options.data[1:]) if options.data.startswith("@") else options.data
         body = _json(text, "--data")
     probe = HttpProbe(
         name="question",
@@ -128,7 +128,7 @@ def _from_url(options: argparse.Namespace) -> Workload:
 def _adjusted(asked: Workload, options: argparse.Namespace) -> Workload:
     changes = [(pointer, _json(value, f"--set {pointer}")) for pointer, value in map(_pair, options.set)]
     asked = with_values(asked, changes)
-    lines = _read(str(options.prompts)).splitlines() if options.prompts is not None else []
+    lines = read_text(str(options.prompts)).splitlines() if options.prompts is not None else []
     prompts = tuple(line for line in lines if line.strip())
     if options.prompts is not None and not prompts:
         raise UserError(f"--prompts {options.prompts}: there is no line with text in it")
@@ -179,10 +179,3 @@ def _json(text: str, what: str) -> Json:
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{what}: {text[:60]!r} is not JSON: {error}") from None
     return value
-
-
-def _read(path: str) -> str:
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8: {error}") from None

@@ -10,6 +10,7 @@ from pathlib import Path
 from engine_jobs.errors import UserError, run
 from engine_jobs.smoke_test.cluster import ClusterAccess
 from engine_jobs.smoke_test.decode import Json
+from engine_jobs.smoke_test.input_text import read_text
 from engine_jobs.smoke_test.runner import run_smoke_test
 from engine_jobs.smoke_test.spec import (
     GrpcProbe,
@@ -136,7 +137,7 @@ def _test(options: argparse.Namespace) -> SmokeTest:
             raise UserError(f"{given[0]} is a whole test, so --{both[0].replace('_', '-')} has no place beside it")
         if options.spec_json is not None:
             return SmokeTest.from_json(options.spec_json, "--spec-json")
-        return SmokeTest.from_json(_read(options.spec), options.spec)
+        return SmokeTest.from_json(read_text(options.spec), options.spec)
     bounds = {"deadline_s": options.deadline, "request_timeout_s": options.timeout, "attempts": options.attempts}
     return SmokeTest(
         name=options.inference_service or options.host or options.url,
@@ -187,19 +188,12 @@ def _probes(options: argparse.Namespace) -> tuple[HttpProbe | GrpcProbe, ...]:
 def _json(data: str | None) -> Json:
     if data is None:
         return None
-    text = _read(data[1:]) if data.startswith("@") else data
+    text = read_text(data[1:]) if data.startswith("@") else data
     try:
         value: Json = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"--data is not JSON: {error}") from None
     return value
-
-
-def _read(path: str) -> str:
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8: {error}") from None
 
 
 def _leave(path: str | None, message: str) -> None:
